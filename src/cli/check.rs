@@ -12,9 +12,9 @@ use lines::{Line, START};
 
 use crate::cli::page::{Page, count};
 use crate::cli::subject::{Assumed, SubjectArgs, name};
-use crate::cli::{End, json};
+use crate::cli::{End, code, json, refused};
 use crate::device::record::FORMAT;
-use crate::domain::policy::{Displays, Wishes};
+use crate::domain::policy::Wishes;
 use crate::explain::doctor::Verdict;
 use crate::host::domains;
 use crate::libvirt::Start;
@@ -50,6 +50,9 @@ pub struct Check {
 
 #[derive(Serialize)]
 struct Document {
+    /// The format's version, where the domain is the only one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    format: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     domain: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -67,14 +70,6 @@ struct Document {
     fixup: Vec<String>,
 }
 
-/// The document of a single domain.
-#[derive(Serialize)]
-struct Alone<'d> {
-    format: u32,
-    #[serde(flatten)]
-    document: &'d Document,
-}
-
 /// The counts of several domains.
 #[derive(Default, Serialize)]
 struct Summary {
@@ -89,7 +84,6 @@ struct Summary {
 }
 
 impl Summary {
-    /// Counts a domain, by the result of its check.
     fn count(&mut self, checked: &Checked) {
         if checked.document.verdict == Verdict::Skip {
             self.skipped += 1;
@@ -103,7 +97,6 @@ impl Summary {
         }
     }
 
-    /// Returns the summary as a line.
     fn line(&self) -> String {
         let verb = if self.start == 1 { "starts" } else { "start" };
         let domains = count(self.domains, "domain", "domains");
@@ -132,7 +125,6 @@ impl Summary {
     }
 }
 
-/// A domain that was checked.
 struct Checked {
     document: Document,
     refused: bool,
@@ -150,12 +142,8 @@ impl Checked {
         tell(page, name, &self.document.lines);
         if !self.document.fixup.is_empty() {
             let changes = self.document.fixup.join("; ");
-            page.words(
-                None,
-                1,
-                "",
-                &format!("gfxplane fixup would change: {changes}"),
-            );
+            let fixup = format!("gfxplane fixup would change: {changes}");
+            page.words(None, 1, "", &fixup);
         }
     }
 }
@@ -199,11 +187,10 @@ impl Check {
     /// an error about one is returned after the others were checked.
     pub fn run(&self, context: &Context, out: &mut dyn Write) -> anyhow::Result<End> {
         if let ([subject], false) = (&self.subjects[..], self.all) {
-            let checked = self.about(subject.clone()).check(context)?;
+            let mut checked = self.about(subject.clone()).check(context)?;
             if self.json {
-                let format = FORMAT;
-                let document = &checked.document;
-                json(out, &Alone { format, document })?;
+                checked.document.format = Some(FORMAT);
+                json(out, &checked.document)?;
             } else {
                 let mut page = Page::default();
                 checked.tell(&mut page);
@@ -256,24 +243,12 @@ impl Check {
             page.words(Some(summary.verdict(failed.len())), 0, &summary.line(), "");
             page.print(out)?;
         }
-        match gravest(failed) {
+        // The domain that could be looked at least decides the exit code.
+        match failed.into_iter().max_by_key(code) {
             Some(error) => Err(error),
             None => Ok(End::of(!refused)),
         }
     }
-}
-
-/// Returns the error with the highest exit code, which decides that of the command; `None` if there
-/// is no error.
-fn gravest(failed: Vec<anyhow::Error>) -> Option<anyhow::Error> {
-    failed
-        .into_iter()
-        .max_by_key(|error| match error.downcast_ref() {
-            Some(Failure::Refused(_)) => 1,
-            Some(Failure::Usage(_)) => 2,
-            Some(Failure::Environment(_)) => 3,
-            None => 4,
-        })
 }
 
 /// Returns all domains: libvirt's by UUID, those of a recorded host by name.
@@ -299,17 +274,9 @@ impl SubjectArgs {
         let surroundings = self.surroundings(context)?;
         let text = self.read(context)?;
         let policy = surroundings.policy();
-        // This plan shows the domain as it is. A second one has the policy's changes.
-        let as_it_is = Wishes {
-            display: Some(Displays::Off),
-            ..Wishes::default()
-        };
-        let fix = |wishes: &Wishes| {
-            fix(&text, &surroundings, &policy, wishes)
-                .map_err(|error| Failure::Refused(format!("{}: {error}", self.subject)))
-        };
-        let fixed = fix(&as_it_is)?;
-        let better = fix(&self.wishes())?;
+        let fix = |wishes| refused(&self.subject, fix(&text, &surroundings, &policy, wishes));
+        // The policy's changes are for the end.
+        let (fixed, better) = (fix(&Wishes::as_it_is())?, fix(&self.wishes())?);
         surroundings.warn();
         let plan = fixed.plan.as_ref();
         let mut now = plan.map(Plan::now);
@@ -327,27 +294,25 @@ impl SubjectArgs {
             .cloned()
             .collect();
         let mut report = match plan.zip(now.as_ref()) {
-            None => vec![fixed.foreign_words().map_or_else(
-                || {
-                    Line::new(
-                        "vfio devices",
-                        Verdict::Skip,
-                        "no vfio device: nothing to check",
-                    )
-                },
-                |words| Line::new("vfio devices", Verdict::Warn, words),
-            )],
+            None => {
+                let (verdict, words) = match fixed.foreign_words() {
+                    None => (Verdict::Skip, "no vfio device: nothing to check".to_owned()),
+                    Some(words) => (Verdict::Warn, words),
+                };
+                vec![Line::new("vfio devices", verdict, words)]
+            }
             Some((plan, now)) => self.lines(&surroundings, plan, now, better.plan.as_ref()),
         };
         report.extend(mistake);
         let fails = |plan: &Plan| plan.notes.iter().any(|note| note.level == Level::Fail);
-        let is_no = |now: &Prediction| matches!(now.outcome, Outcome::No(_));
-        let refused = now.as_ref().is_some_and(is_no) || plan.is_some_and(fails);
+        let is_no = now.as_ref().is_some_and(|now| now.refusal().is_some());
+        let refused = is_no || plan.is_some_and(fails);
         let planned = fixed.plan.into_iter().flat_map(|plan| plan.notes);
         let mut notes: Vec<Note> = planned.chain(off).collect();
         self.name_in(context, &mut notes);
         Ok(Checked {
             document: Document {
+                format: None,
                 domain: fixed.name,
                 uuid: fixed.uuid,
                 foreign: fixed.foreign,
@@ -431,17 +396,8 @@ fn disagreement(answer: Start, now: &mut Prediction) -> Option<String> {
             });
             let stage = expected.map_or(Stage::Define, |refusal| refusal.stage);
             if !is_foreseen || matches!(now.outcome, Outcome::Doubt { .. }) {
-                *now = Prediction {
-                    outcome: Outcome::No(Refusal {
-                        stage,
-                        about: About::Domain,
-                        message: words,
-                        always: false,
-                        or: Vec::new(),
-                    }),
-                    heads: Vec::new(),
-                    dangers: Vec::new(),
-                };
+                let refusal = Refusal::new(stage, About::Domain, words, false);
+                *now = Prediction::of(Outcome::No(refusal));
             }
             wrong
         }
@@ -452,27 +408,10 @@ fn disagreement(answer: Start, now: &mut Prediction) -> Option<String> {
 mod tests {
     use super::*;
 
-    fn prediction(outcome: Outcome) -> Prediction {
-        Prediction {
-            outcome,
-            heads: Vec::new(),
-            dangers: Vec::new(),
-        }
-    }
-
-    fn refusal(stage: Stage, message: &str) -> Refusal {
-        Refusal {
-            stage,
-            about: About::Domain,
-            message: message.into(),
-            always: true,
-            or: Vec::new(),
-        }
-    }
-
     #[test]
     fn libvirts_answer_wins() {
-        let no = |stage, message| Outcome::No(refusal(stage, message));
+        let no =
+            |stage, message: &str| Outcome::No(Refusal::new(stage, About::Domain, message, true));
         let refused = |words: &str| Start::Refused(format!("unsupported configuration: {words}"));
         for (predicted, answer, mistake, expected) in [
             (Outcome::Yes, Start::Starts, false, "starts"),
@@ -491,7 +430,7 @@ mod tests {
             ),
         ] {
             let told = format!("{predicted:?} {answer:?}");
-            let mut now = prediction(predicted);
+            let mut now = Prediction::of(predicted);
             assert_eq!(disagreement(answer, &mut now).is_some(), mistake, "{told}");
             let seen = match &now.outcome {
                 Outcome::Yes => "starts",

@@ -6,16 +6,15 @@
 mod copy;
 pub(super) mod kept;
 
-use std::collections::BTreeSet;
 use std::fs;
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use copy::Copy;
 use kept::kept;
 
-use crate::cli::End;
-use crate::cli::subject::argument;
+use crate::cli::subject::{argument, text_in};
+use crate::cli::{End, refused};
 use crate::domain::Domain;
 use crate::domain::shell::plain;
 use crate::explain::doctor::examine;
@@ -26,7 +25,7 @@ use crate::host::{Warning, settings, watched};
 use crate::libvirt::{Context, Failure};
 use crate::predict::abilities::Abilities;
 use crate::publish::inventory::Sources;
-use crate::xml::{self, Document};
+use crate::xml::Document;
 
 /// Record this host in a directory, as a test case or for a bug report
 ///
@@ -64,13 +63,8 @@ impl Collect {
         });
         notes.extend(sources.host.warnings.iter().cloned());
         let mut copy = Copy::new(root, &self.directory);
-        let mut emulators: BTreeSet<PathBuf> =
-            emulator::known(root, &mut notes).into_iter().collect();
+        let mut emulators = emulator::all(root, &mut notes);
         emulators.extend(domains.iter().filter_map(|domain| domain.emulator.clone()));
-        if !root.is_recorded() {
-            let usual = emulator::usual().into_iter();
-            emulators.extend(usual.filter(|path| path.exists()));
-        }
         copy.host(&seen, &mut notes)?;
         let ask = |emulator: &Path| {
             let is_of_a_file = domains
@@ -119,23 +113,15 @@ impl Collect {
     }
 }
 
-/// A domain in a recording.
 struct Recorded {
     text: String,
     emulator: Option<PathBuf>,
 }
 
 fn read_domain(path: &Path, number: usize) -> Result<Recorded, Failure> {
-    let shown = path.display();
-    let cant = |error: io::Error| Failure::Environment(format!("{shown}: {error}"));
-    let unfit = |error: &dyn std::error::Error| Failure::Refused(format!("{shown}: {error}"));
-    let mut bytes = Vec::new();
-    let limit = xml::MAX_SIZE as u64 + 1;
-    let file = fs::File::open(path).map_err(cant)?;
-    file.take(limit).read_to_end(&mut bytes).map_err(cant)?;
-    let text = xml::from_bytes(bytes).map_err(|error| unfit(&error))?;
-    let document = Document::parse(&text).map_err(|error| unfit(&error))?;
-    let domain = Domain::new(&document).map_err(|error| unfit(&error))?;
+    let text = text_in(path)?;
+    let document = refused(path.display(), Document::parse(&text))?;
+    let domain = refused(path.display(), Domain::new(&document))?;
     Ok(Recorded {
         emulator: domain.emulator.as_ref().map(PathBuf::from),
         text: kept(&document, number),

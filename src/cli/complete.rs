@@ -112,13 +112,9 @@ impl Line {
             .mut_args(with)
             .mut_subcommands(|verb| verb.mut_args(with));
         let here = std::env::current_dir().ok();
+        // The shell would not take such a tilde for a home.
         let begins = self.words[self.place].to_string_lossy().starts_with('~');
-        if begins
-            && self
-                .typed
-                .as_ref()
-                .is_some_and(|typed| !typed.may_be_home())
-        {
+        if begins && self.typed.as_ref().is_some_and(|typed| !typed.is_home) {
             return Ok(End::Done);
         }
         let found = complete(&mut command, self.words, self.place, here.as_deref())?;

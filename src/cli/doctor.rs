@@ -55,10 +55,7 @@ impl Doctor {
 /// # Errors
 /// libvirt is another host's.
 pub fn read(context: &Context) -> Result<(Vec<Line>, Vec<Warning>), Failure> {
-    if context.is_remote() {
-        let problem = "this libvirt is another host's, which can't be examined from here: run gfxplane doctor there";
-        return Err(Failure::Environment(problem.into()));
-    }
+    context.refuse_remote()?;
     let (host, mut warnings) = reader::read(&context.root, &|emulator: &Path| {
         context.domain_capabilities(emulator, true)
     });

@@ -10,7 +10,7 @@ use crate::cli::collect::kept::veiled;
 use crate::cli::fixup::diff;
 use crate::cli::page::{Page, count};
 use crate::cli::subject::{Assumed, Subject, SubjectArgs, argument, name};
-use crate::cli::{End, json};
+use crate::cli::{End, json, refused};
 use crate::device::id::DeviceId;
 use crate::device::record::FORMAT;
 use crate::domain::shell::operand;
@@ -25,8 +25,6 @@ use crate::host::qemu_log;
 use crate::libvirt::logs::directory;
 use crate::libvirt::{Context, Failure};
 use crate::plan::commands::{self, Names};
-use crate::predict::Outcome;
-use crate::predict::arguments::without_values;
 use crate::xml::Document;
 
 /// The greatest length of a message that is read from stdin, in bytes.
@@ -58,7 +56,7 @@ struct Report<'e> {
     #[serde(skip_serializing_if = "Option::is_none")]
     domain: Option<&'e str>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    log: Option<&'e LogEnd>,
+    log: Option<&'e Logged>,
     explained: Vec<Explained<'e>>,
 }
 
@@ -68,20 +66,6 @@ struct Explained<'e> {
     explanation: &'e Explanation,
     #[serde(skip_serializing_if = "String::is_empty")]
     diff: String,
-}
-
-/// The log of the last start, in JSON.
-#[derive(Serialize)]
-struct LogEnd {
-    /// The time in the form of RFC 3339, in UTC.
-    began: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    qemu: Option<String>,
-    started: Option<bool>,
-    failed_since: usize,
-    /// The last lines of QEMU, if the log has no known message.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    words: Vec<String>,
 }
 
 /// A domain that was looked up.
@@ -98,10 +82,8 @@ impl Explain {
     /// names, or that has the device in the message.
     #[must_use]
     pub(crate) fn asks_libvirt(&self) -> bool {
-        match &self.domain {
-            Some(domain) => matches!(subject(domain).subject(), Subject::Domain(_)),
-            None => true,
-        }
+        let domain = self.domain.as_deref();
+        domain.is_none_or(|domain| subject(domain).asks_libvirt())
     }
 
     /// Explains, and prints.
@@ -110,10 +92,7 @@ impl Explain {
     /// libvirt is another host's; there is no such domain; its log may not be read; errors of the
     /// output. An unknown message is no error but exit code 1.
     pub fn run(&self, context: &Context, out: &mut dyn Write) -> anyhow::Result<End> {
-        if context.is_remote() {
-            let problem = "this libvirt is another host's, of which nothing is known here: run gfxplane explain there";
-            return Err(Failure::Environment(problem.into()).into());
-        }
+        context.refuse_remote()?;
         let message = match self.message.as_deref() {
             Some("-") => Some(from_stdin(context)?),
             other => other.map(str::to_owned),
@@ -162,8 +141,7 @@ impl Explain {
             .collect();
         let name = named.as_ref().map(|named| named.name.as_str());
         if self.json {
-            let end = logged.as_ref().map(LogEnd::from);
-            json(out, &document(name, end.as_ref(), &explanations))?;
+            json(out, &document(name, logged.as_ref(), &explanations))?;
         } else {
             let mut page = Page::without_verdicts();
             if let Some((logged, name)) = logged.as_ref().zip(name) {
@@ -217,11 +195,8 @@ impl Explain {
             (None, Some(device)) => with_device(context, device),
             (None, None) => return Ok(None),
         };
-        let named = match of_libvirt {
-            Ok(Some(xml)) => look_at(context, None, &xml).map(Some),
-            Ok(None) => Ok(None),
-            Err(error) => Err(error.into()),
-        };
+        let look_at = |xml: Option<String>| xml.map(|xml| look_at(context, None, &xml)).transpose();
+        let named = of_libvirt.map_err(Into::into).and_then(look_at);
         Ok(named.unwrap_or_else(|error| {
             context.say(&format!("nothing is said of a domain: {error:#}"));
             None
@@ -258,7 +233,7 @@ impl Explain {
 
 fn document<'e>(
     domain: Option<&'e str>,
-    log: Option<&'e LogEnd>,
+    log: Option<&'e Logged>,
     explanations: &'e [Explanation],
 ) -> Report<'e> {
     let explained = |explanation: &'e Explanation| Explained {
@@ -321,10 +296,9 @@ fn look_at(context: &Context, file: Option<&str>, xml: &str) -> anyhow::Result<N
     let surroundings = subject(file.unwrap_or_default()).surroundings(context)?;
     let policy = surroundings.policy();
     let from = file.unwrap_or("libvirt's definition");
-    let unfit = |error: &dyn std::fmt::Display| Failure::Refused(format!("{from}: {error}"));
     let (name, uuid) = {
-        let document = Document::parse(xml).map_err(|error| unfit(&error))?;
-        let domain = Domain::new(&document).map_err(|error| unfit(&error))?;
+        let document = refused(from, Document::parse(xml))?;
+        let domain = refused(from, Domain::new(&document))?;
         (domain.name.clone().unwrap_or_default(), domain.uuid)
     };
     let connect = context.connect.as_deref();
@@ -334,8 +308,7 @@ fn look_at(context: &Context, file: Option<&str>, xml: &str) -> anyhow::Result<N
         Some("-") => Names::new(connect, commands::Subject::Unknown),
         Some(path) => Names::new(connect, commands::Subject::File(argument(Path::new(path)))),
     };
-    let situation =
-        Situation::of(xml, &surroundings, &policy, &names).map_err(|error| unfit(&error))?;
+    let situation = refused(from, Situation::of(xml, &surroundings, &policy, &names))?;
     surroundings.warn();
     Ok(Named {
         name,
@@ -349,27 +322,8 @@ fn look_at(context: &Context, file: Option<&str>, xml: &str) -> anyhow::Result<N
 /// Returns the messages that libvirt or QEMU will certainly give when the domain is started.
 fn predicted(named: &Named) -> Vec<Found> {
     let plan = named.situation.plan.as_ref();
-    let outcome = plan.map(|plan| &plan.before.outcome);
-    match outcome {
-        Some(Outcome::No(refusal)) => find(&refusal.message),
-        _ => Vec::new(),
-    }
-}
-
-impl From<&Logged> for LogEnd {
-    fn from(logged: &Logged) -> Self {
-        LogEnd {
-            began: rfc3339(logged.began.as_secs()),
-            qemu: logged.qemu.as_ref().map(ToString::to_string),
-            started: logged.started,
-            failed_since: logged.failed_since,
-            words: logged
-                .words
-                .iter()
-                .map(|line| without_values(line))
-                .collect(),
-        }
-    }
+    let refusal = plan.and_then(|plan| plan.before.refusal());
+    refusal.map_or_else(Vec::new, |refusal| find(&refusal.message))
 }
 
 /// Adds the account of a domain's last start from its log.
@@ -395,7 +349,7 @@ pub fn tell_log(page: &mut Page, name: &str, logged: &Logged) {
     if logged.found.is_empty() {
         page.words(None, 1, "", "no message in it is known");
         for line in &logged.words {
-            page.line(2, &without_values(line));
+            page.line(2, line);
         }
     }
 }

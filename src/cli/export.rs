@@ -9,7 +9,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use clap::ValueEnum;
 
 use crate::cli::End;
-use crate::cli::overview::{read, replace_whole, write_whole};
+use crate::cli::overview::{read, replace_whole, write_to};
 use crate::host::exports::published;
 use crate::host::read_whole;
 use crate::host::run::record_path;
@@ -32,7 +32,7 @@ const VALID: Duration = Duration::from_secs(24 * 60 * 60);
 #[derive(Debug, clap::Args)]
 pub(crate) struct ExportCommand {
     /// The tool that reads it
-    format: Format,
+    pub(super) format: Format,
     /// Write this file, as a whole, instead of stdout
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
@@ -47,7 +47,7 @@ pub(crate) struct ExportCommand {
 
 /// A tool that reads what is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Format {
+pub(super) enum Format {
     /// Metrics for node_exporter's textfile collector
     Prometheus,
     /// Labels for Node Feature Discovery's features.d
@@ -69,12 +69,6 @@ impl fmt::Display for Format {
 }
 
 impl ExportCommand {
-    /// Returns whether the command asks libvirt.
-    #[must_use]
-    pub(crate) fn asks_libvirt(&self) -> bool {
-        self.format == Format::Prometheus
-    }
-
     /// Writes the file.
     ///
     /// # Errors
@@ -124,18 +118,10 @@ impl ExportCommand {
         for problem in &left_out {
             context.say(&format!("not exported: {problem}"));
         }
-        match &self.output {
-            None => out.write_all(text.as_bytes())?,
-            Some(path) if path == Path::new("-") => out.write_all(text.as_bytes())?,
-            Some(path) => write(path, &text, self.format == Format::Ansible)?,
-        }
+        let path = self.output.as_deref().unwrap_or(Path::new("-"));
+        write_to(path, &text, self.format == Format::Ansible, out)?;
         Ok(End::Done)
     }
-}
-
-fn write(path: &Path, text: &str, is_program: bool) -> Result<(), Failure> {
-    let written = write_whole(path, text, is_program);
-    written.map_err(|error| Failure::Environment(format!("{}: {error}", path.display())))
 }
 
 /// Copies the files that the daemon has written to the paths in the settings. Does not write a file

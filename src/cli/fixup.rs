@@ -6,10 +6,11 @@ use std::time::{Duration, Instant};
 use anstream::AutoStream;
 use anstyle::{AnsiColor, Style};
 use serde::Serialize;
+use serde_json::{Value, json};
 
 use crate::cli::progress::Progress;
 use crate::cli::subject::{self, Subject, SubjectArgs};
-use crate::cli::{End, json};
+use crate::cli::{End, json, refused};
 use crate::device::record::FORMAT;
 use crate::domain::policy::Displays;
 use crate::domain::shell::{operand, plain_lines};
@@ -35,7 +36,7 @@ const DEADLINE: Duration = Duration::from_secs(120);
 #[derive(Debug, clap::Args)]
 pub struct Fixup {
     #[command(flatten)]
-    about: SubjectArgs,
+    pub(super) about: SubjectArgs,
     /// Switch all displays of vfio devices off
     #[arg(long, conflicts_with_all = ["trust_rules", "policy"])]
     no_display: bool,
@@ -77,27 +78,14 @@ struct Document<'p> {
     plan: Option<&'p Plan>,
     /// The evidence that the new definition starts.
     #[serde(skip_serializing_if = "Option::is_none")]
-    trial: Option<TrialDocument<'p>>,
+    trial: Option<Value>,
     xml: &'p str,
     /// The changes, as a diff.
     #[serde(skip_serializing_if = "String::is_empty")]
     diff: String,
 }
 
-#[derive(Serialize)]
-#[serde(untagged)]
-enum TrialDocument<'p> {
-    Seen(&'p Seen),
-    NotTried { reason: String },
-}
-
 impl Fixup {
-    /// Returns whether the command asks libvirt for the domain.
-    #[must_use]
-    pub(crate) fn asks_libvirt(&self) -> bool {
-        self.about.asks_libvirt()
-    }
-
     /// Plans, prints, and defines the domain if asked to.
     ///
     /// # Errors
@@ -110,10 +98,9 @@ impl Fixup {
             let problem = "--define and --confirm are for domains of libvirt's: a file is not defined (virsh define does that)";
             return Err(Failure::Usage(problem.into()).into());
         }
-        if defines && context.root.is_recorded() {
-            let problem =
-                "a domain of this libvirt is not defined by what is known of a recorded host";
-            return Err(Failure::Usage(problem.into()).into());
+        if defines {
+            let why = "a domain of this libvirt is not defined by what is known of a recorded host";
+            context.refuse_recorded(why)?;
         }
         let surroundings = self.about.surroundings(context)?;
         let definition = match &subject {
@@ -133,16 +120,16 @@ impl Fixup {
             wishes.display = Some(Displays::Asked);
         }
         let fix = |text: &str| {
-            fix(text, &surroundings, &policy, &wishes)
-                .map_err(|error| Failure::Refused(format!("{}: {error}", self.about.subject)))
+            let fixed = fix(text, &surroundings, &policy, &wishes);
+            refused(&self.about.subject, fixed)
         };
         let fixed = fix(&text)?;
-        let refused = fixed.plan.as_ref().is_some_and(|plan| {
+        let is_refused = fixed.plan.as_ref().is_some_and(|plan| {
             let lacks_consent = plan.notes.iter().any(|note| note.consent.is_some());
             let fails = plan.notes.iter().any(|note| note.level == Level::Fail);
             lacks_consent || fails || plan.after.refusal().is_some()
         });
-        let end = End::of(!refused);
+        let end = End::of(!is_refused);
         // The shown XML has no passwords in it.
         let (shown, mut fixed_shown) = match &subject {
             Subject::Domain(name) if defines => {
@@ -356,7 +343,7 @@ fn remember(
 fn document<'p>(
     fixed: &'p Fixed,
     text: &str,
-    seen: Option<&'p Result<Seen, NotTried>>,
+    seen: Option<&Result<Seen, NotTried>>,
 ) -> Document<'p> {
     Document {
         format: FORMAT,
@@ -364,10 +351,8 @@ fn document<'p>(
         changed: fixed.text != text,
         plan: fixed.plan.as_ref(),
         trial: seen.map(|seen| match seen {
-            Ok(seen) => TrialDocument::Seen(seen),
-            Err(error) => TrialDocument::NotTried {
-                reason: error.to_string(),
-            },
+            Ok(seen) => json!(seen),
+            Err(error) => json!({"reason": error.to_string()}),
         }),
         xml: &fixed.text,
         diff: diff(text, &fixed.text),

@@ -46,14 +46,8 @@ impl Learn {
     /// There is no such domain; libvirt can't be reached; the log may not be read, or its result
     /// can't be kept. A log that tells nothing is no error but exit code 1.
     pub fn run(&self, context: &Context, out: &mut dyn Write) -> anyhow::Result<End> {
-        if context.root.is_recorded() {
-            let problem = "a domain of this libvirt has not run on a recorded host";
-            return Err(Failure::Usage(problem.into()).into());
-        }
-        if context.is_remote() {
-            let problem = "this libvirt is another host's, whose logs can't be read from here: run gfxplane there";
-            return Err(Failure::Environment(problem.into()).into());
-        }
+        context.refuse_recorded("a domain of this libvirt has not run on a recorded host")?;
+        context.refuse_remote()?;
         let definition = context.libvirt.definition(&self.domain, false)?;
         let (name, devices) = name_and_devices(&definition.xml);
         let uuid: Uuid = definition.uuid.parse()?;

@@ -28,11 +28,13 @@ mod via;
 pub mod watch;
 
 use crate::libvirt::{self, Context, Failure};
+use std::fmt;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
-use crate::domain::shell::{is_harmless, plain};
+use crate::domain::shell::is_harmless;
 use crate::host::Root;
 
 /// Options that every command takes.
@@ -153,14 +155,29 @@ pub fn exit_code(result: &anyhow::Result<End>) -> u8 {
             }
             // The message may quote text from another program or user.
             libvirt::say(&format!("{error:#}"));
-            match error.downcast_ref::<Failure>() {
-                Some(Failure::Refused(_)) => 1,
-                Some(Failure::Usage(_)) => 2,
-                Some(Failure::Environment(_)) => 3,
-                None => 4,
-            }
+            code(error)
         }
     }
+}
+
+fn code(error: &anyhow::Error) -> u8 {
+    match error.downcast_ref() {
+        Some(Failure::Refused(_)) => 1,
+        Some(Failure::Usage(_)) => 2,
+        Some(Failure::Environment(_)) => 3,
+        None => 4,
+    }
+}
+
+/// Returns the result of reading what the user gave, such as a domain. `what`: its name.
+///
+/// # Errors
+/// [`Failure::Refused`], with the name.
+pub(crate) fn refused<T>(
+    what: impl fmt::Display,
+    result: Result<T, impl fmt::Display>,
+) -> Result<T, Failure> {
+    result.map_err(|error| Failure::Refused(format!("{what}: {error}")))
 }
 
 /// Reads a number of seconds.
@@ -168,44 +185,23 @@ pub(crate) fn seconds(text: &str) -> Result<f64, &'static str> {
     text.parse().map_err(|_| "expected a number of seconds")
 }
 
-/// Reads a whole number.
-pub(crate) fn number(text: &str) -> Result<usize, &'static str> {
-    text.parse().map_err(|_| "expected a whole number")
-}
-
-/// Writes a table: a head, and rows with columns as wide as they need to be.
+/// Returns the time that the option `--deadline` gives a QEMU to start.
 ///
 /// # Errors
-/// Errors of the output.
-pub(crate) fn table(out: &mut dyn Write, head: &[&str], rows: &[Vec<String>]) -> io::Result<()> {
-    let clean = |cell: &str| -> String {
-        let shown = plain(cell);
-        if shown.is_empty() { "-".into() } else { shown }
-    };
-    let rows: Vec<Vec<String>> =
-        std::iter::once(head.iter().map(|cell| (*cell).to_owned()).collect())
-            .chain(
-                rows.iter()
-                    .map(|row| row.iter().map(|cell| clean(cell)).collect()),
-            )
-            .collect();
-    let width = |column: usize| {
-        rows.iter()
-            .map(|row: &Vec<String>| row[column].chars().count())
-            .max()
-    };
-    let widths: Vec<usize> = (0..head.len())
-        .map(|column| width(column).unwrap_or(0))
-        .collect();
-    for row in &rows {
-        let mut line = String::new();
-        for (cell, width) in row.iter().zip(&widths) {
-            line.push_str(cell);
-            line.extend(std::iter::repeat_n(' ', width - cell.chars().count() + 2));
-        }
-        writeln!(out, "{}", line.trim_end())?;
+/// The time is not above 0, or longer than an hour.
+pub(crate) fn deadline(seconds: f64) -> Result<Duration, Failure> {
+    const MOST: f64 = 3600.0;
+    if seconds > 0.0 && seconds <= MOST {
+        return Ok(Duration::from_secs_f64(seconds));
     }
-    Ok(())
+    Err(Failure::Usage(format!(
+        "--deadline is {seconds}: expected seconds above 0, at most {MOST}"
+    )))
+}
+
+/// Reads a number of things.
+pub(crate) fn number(text: &str) -> Result<usize, &'static str> {
+    text.parse().map_err(|_| "expected a whole number")
 }
 
 /// Writes a value as JSON, with `\uXXXX` for each character that may harm a terminal.

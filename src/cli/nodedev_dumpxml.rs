@@ -18,19 +18,13 @@ pub(crate) struct NodedevDumpxml {
     device: String,
     /// Rebuild libvirt's part from sysfs instead of asking libvirt
     #[arg(long)]
-    offline: bool,
+    pub(super) offline: bool,
     /// Leave out what gfxplane adds: XML that nodedev-define and nodedev-create take
     #[arg(long)]
     plain: bool,
 }
 
 impl NodedevDumpxml {
-    /// Returns whether the command asks libvirt.
-    #[must_use]
-    pub(crate) fn asks_libvirt(&self) -> bool {
-        !self.offline
-    }
-
     /// Prints the XML.
     ///
     /// # Errors

@@ -18,16 +18,10 @@ pub(crate) struct NodedevList {
     inactive: bool,
     /// Read sysfs, without asking libvirt which devices it shows
     #[arg(long)]
-    offline: bool,
+    pub(super) offline: bool,
 }
 
 impl NodedevList {
-    /// Returns whether the command asks libvirt.
-    #[must_use]
-    pub(crate) fn asks_libvirt(&self) -> bool {
-        !self.offline
-    }
-
     /// Prints the names, one a line.
     ///
     /// # Errors

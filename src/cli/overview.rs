@@ -76,33 +76,34 @@ impl OverviewArgs {
         }
         context.warn(&warnings);
         match &self.html {
-            None => {
-                text(&found).print(out)?;
-            }
-            Some(path) if path.as_os_str() == "-" => {
-                out.write_all(page(&found).as_bytes())?;
-            }
-            Some(path) => {
-                write_whole(path, &page(&found), false).map_err(|error| {
-                    Failure::Environment(format!("{}: {error}", path.display()))
-                })?;
-            }
+            None => text(&found).print(out)?,
+            Some(path) => write_to(path, &page(&found), false, out)?,
         }
         Ok(end)
     }
 }
 
-/// Writes a file as a whole, so that no reader ever sees half of it. Follows a link. Writes into a
-/// path that is no regular file, such as `/dev/stdout` or a FIFO, without replacing it.
-pub(super) fn write_whole(path: &Path, text: &str, is_program: bool) -> io::Result<()> {
-    if std::fs::metadata(path).is_ok_and(|there| !there.is_file()) {
-        return std::fs::OpenOptions::new()
-            .write(true)
-            .open(path)?
-            .write_all(text.as_bytes());
+/// Writes a file that the user names as a whole, so that nobody ever sees half of it, or writes to
+/// `out` for `-`. Follows a link. Writes into a path that is no regular file, such as `/dev/stdout`
+/// or a FIFO, without replacing it.
+pub(super) fn write_to(
+    path: &Path,
+    text: &str,
+    is_program: bool,
+    out: &mut dyn Write,
+) -> anyhow::Result<()> {
+    if path.as_os_str() == "-" {
+        return Ok(out.write_all(text.as_bytes())?);
     }
-    let target = path.canonicalize();
-    replace_whole(target.as_deref().unwrap_or(path), text, is_program)
+    let written = if std::fs::metadata(path).is_ok_and(|there| !there.is_file()) {
+        let file = std::fs::OpenOptions::new().write(true).open(path);
+        file.and_then(|mut file| file.write_all(text.as_bytes()))
+    } else {
+        let target = path.canonicalize();
+        replace_whole(target.as_deref().unwrap_or(path), text, is_program)
+    };
+    let failed = |error| Failure::Environment(format!("{}: {error}", path.display()));
+    Ok(written.map_err(failed)?)
 }
 
 /// Writes a file as a whole, and replaces any file of its name.
@@ -263,15 +264,12 @@ fn unknown(context: &Context, failure: Option<String>) -> Problem {
 
 /// A line of the overview, with its details.
 struct Row {
-    /// The depth of the line in the tree, from 0.
     depth: usize,
-    /// The verdict; `None` for a line that can be neither right nor wrong.
+    /// `None` for a line that can be neither right nor wrong.
     verdict: Option<Level>,
-    /// The name of the line's subject.
     name: String,
-    /// The text after the name, in parts.
+    /// The text after the name. Empty parts are left out.
     parts: Vec<String>,
-    /// The problems of the subject.
     problems: Vec<Problem>,
     /// The command that shows the screen.
     look: Option<String>,
@@ -289,7 +287,6 @@ impl Row {
         }
     }
 
-    /// Returns the text after the name.
     fn rest(&self) -> String {
         let parts = self.parts.iter().map(String::as_str);
         let parts: Vec<&str> = parts.filter(|part| !part.is_empty()).collect();

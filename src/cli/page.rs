@@ -267,9 +267,6 @@ fn comment_at(command: &str) -> usize {
     command.len()
 }
 
-/// Writes a paragraph, wrapped to `width` columns. The lines are indented by `at` columns and, if
-/// there is a `name`, all but the first by one step more. The word of `verdict` is in the first
-/// line's indentation. `name` is printed in bold before `rest`.
 fn wrap(
     out: &mut String,
     verdict: Option<Verdict>,

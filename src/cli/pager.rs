@@ -6,7 +6,7 @@ use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 
 /// An output that the pager shows. The first byte starts the pager. Dropping this value waits for
 /// its end.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Paged {
     pager: Option<Child>,
     /// The pager's input, once it was started.
@@ -22,16 +22,6 @@ enum Input {
 }
 
 impl Paged {
-    /// Makes the output. No pager is started yet.
-    #[must_use]
-    pub(crate) fn new() -> Self {
-        Paged {
-            pager: None,
-            input: None,
-            text: Vec::new(),
-        }
-    }
-
     /// Starts the pager; without a pager, the output goes to stdout.
     fn begin(&mut self) -> &mut Input {
         let pager = &mut self.pager;
@@ -40,12 +30,6 @@ impl Paged {
             let input = pager.as_mut().and_then(|pager| pager.stdin.take());
             input.map_or_else(|| Input::Stdout(io::stdout()), Input::Pager)
         })
-    }
-}
-
-impl Default for Paged {
-    fn default() -> Self {
-        Self::new()
     }
 }
 

@@ -5,14 +5,14 @@ use std::io::Write;
 use serde::Serialize;
 
 use crate::cli::subject::name;
-use crate::cli::{End, json, table};
+use crate::cli::{End, json, refused};
 use crate::device::record::FORMAT;
 use crate::domain::Domain;
 use crate::domain::policy::{Displays, Wishes};
 use crate::host::log::{By, Entry, What};
 use crate::host::settings;
-use crate::host::state::{State, now};
-use crate::libvirt::{Context, Failure};
+use crate::host::state::now;
+use crate::libvirt::{Context, Definition, Failure};
 use crate::xml::{Document, escape};
 
 /// Show or set a domain's policy
@@ -65,20 +65,15 @@ impl PolicyCommand {
     pub fn run(&self, context: &Context, out: &mut dyn Write) -> anyhow::Result<End> {
         let words = self.parsed()?;
         let sets = self.clear || !words.is_empty();
-        if sets && context.root.is_recorded() {
-            let problem = "a domain of this libvirt is not one of a recorded host's";
-            return Err(Failure::Usage(problem.into()).into());
-        }
-        let definition = context.libvirt.definition(&self.domain, false)?;
         if sets {
-            self.set(context, &definition.xml, &definition.uuid, &words)?;
+            context.refuse_recorded("a domain of this libvirt is not one of a recorded host's")?;
         }
-        let definition = if sets {
-            context.libvirt.definition(&definition.uuid, false)?
-        } else {
-            definition
-        };
-        let shown = self.look(context, &definition.xml, &definition.uuid)?;
+        let mut definition = context.libvirt.definition(&self.domain, false)?;
+        if sets {
+            self.set(context, &definition, &words)?;
+            definition = context.libvirt.definition(&definition.uuid, false)?;
+        }
+        let shown = self.look(context, &definition)?;
         if self.json {
             json(out, &shown)?;
         } else {
@@ -110,11 +105,10 @@ impl PolicyCommand {
     fn set(
         &self,
         context: &Context,
-        xml: &str,
-        uuid: &str,
+        definition: &Definition,
         words: &[(&str, &str)],
     ) -> anyhow::Result<()> {
-        let document = refused(&self.domain, Document::parse(xml))?;
+        let document = refused(&self.domain, Document::parse(&definition.xml))?;
         let domain = refused(&self.domain, Domain::new(&document))?;
         let mut wishes = match domain.policy.filter(|_| !self.clear) {
             None => Wishes::default(),
@@ -130,7 +124,7 @@ impl PolicyCommand {
         }
         let element = element(&wishes);
         let name = domain.name.clone().unwrap_or_else(|| self.domain.clone());
-        let id = uuid.parse()?;
+        let id = definition.uuid.parse()?;
         let state = context.state();
         let mut warnings = Vec::new();
         let undone = state
@@ -146,7 +140,10 @@ impl PolicyCommand {
                 ))
             })?;
         }
-        if let Err(failure) = context.libvirt.set_policy(uuid, element.as_deref()) {
+        let set = context
+            .libvirt
+            .set_policy(&definition.uuid, element.as_deref());
+        if let Err(failure) = set {
             if let Some(state) = undone
                 && let Err(error) = state.set_hands_off(id, &name, true)
             {
@@ -183,8 +180,8 @@ impl PolicyCommand {
         Ok(())
     }
 
-    fn look(&self, context: &Context, xml: &str, uuid: &str) -> anyhow::Result<Shown> {
-        let document = refused(&self.domain, Document::parse(xml))?;
+    fn look(&self, context: &Context, definition: &Definition) -> anyhow::Result<Shown> {
+        let document = refused(&self.domain, Document::parse(&definition.xml))?;
         let domain = refused(&self.domain, Domain::new(&document))?;
         let mut warnings = Vec::new();
         let host = settings::config(&context.root, &mut warnings).policy;
@@ -195,13 +192,14 @@ impl PolicyCommand {
                 "it is a domain of {manager}'s: no more than display='asked' unless it says so itself"
             ));
         }
-        let id = uuid.parse()?;
+        let id = definition.uuid.parse()?;
         let mut undone = false;
         if let Some(state) = context.state() {
             match state.readable() {
                 Ok(()) => {
                     undone = state.hands_off(id, &mut warnings);
-                    if is_older(&state, id, &mut warnings) {
+                    let older = state.older(&mut warnings);
+                    if older.is_some_and(|older| older.contains(&id)) {
                         in_effect = in_effect.asked_only();
                         notes.push("it is older than gfxplane here: no more than display='asked' unless it says so itself".into());
                     }
@@ -245,15 +243,6 @@ impl PolicyCommand {
     }
 }
 
-fn refused<T>(domain: &str, result: Result<T, impl std::fmt::Display>) -> Result<T, Failure> {
-    result.map_err(|error| Failure::Refused(format!("{domain}: {error}")))
-}
-
-fn is_older(state: &State, uuid: uuid::Uuid, warnings: &mut Vec<crate::host::Warning>) -> bool {
-    let older = state.older(warnings);
-    older.is_some_and(|older| older.contains(&uuid))
-}
-
 /// Returns the element for the metadata without its namespace, which libvirt adds; `None` for no
 /// wishes.
 fn element(wishes: &Wishes) -> Option<String> {
@@ -266,20 +255,23 @@ fn element(wishes: &Wishes) -> Option<String> {
 }
 
 fn print(shown: &Shown, out: &mut dyn Write) -> anyhow::Result<()> {
-    let rows: Vec<Vec<String>> = shown
-        .policy
-        .iter()
-        .map(|row| {
-            let word = |word: &Option<String>| word.clone().unwrap_or_default();
-            vec![
-                row.name.into(),
-                word(&row.host),
-                word(&row.own),
-                word(&row.effect),
-            ]
-        })
-        .collect();
-    table(out, &["WORD", "HOST", "DOMAIN", "IN EFFECT"], &rows)?;
+    let mut rows = vec![["WORD", "HOST", "DOMAIN", "IN EFFECT"]];
+    rows.extend(shown.policy.iter().map(|row| {
+        let [host, own, effect] = [&row.host, &row.own, &row.effect].map(|word| {
+            let word = word.as_deref().unwrap_or_default();
+            if word.is_empty() { "-" } else { word }
+        });
+        [row.name, host, own, effect]
+    }));
+    let width = |column: usize| rows.iter().map(|row| row[column].len()).max();
+    let widths: [usize; 4] = std::array::from_fn(|column| width(column).unwrap_or(0));
+    for row in &rows {
+        let cells = row.iter().zip(widths);
+        let cells: Vec<String> = cells
+            .map(|(cell, width)| format!("{cell:width$}"))
+            .collect();
+        writeln!(out, "{}", cells.join("  ").trim_end())?;
+    }
     for note in &shown.notes {
         writeln!(out, "{note}")?;
     }

@@ -16,7 +16,6 @@ use crate::device::facts::{Display, Facts, Reason};
 use crate::device::id::DeviceId;
 use crate::device::record::FORMAT;
 use crate::host::config;
-use crate::host::run::Written;
 use crate::host::{Root, Warning, settings, sysfs};
 use crate::libvirt::{Context, Failure};
 use crate::probe::asking::{Outcome, Request, announce, ask_and_keep};
@@ -57,7 +56,7 @@ pub struct Arguments {
 pub struct Probe {
     /// UUID, PCI address or node-device name
     #[arg(value_name = "DEVICE", required_unless_present_any = ["all", "type"])]
-    pub(super) devices: Vec<String>,
+    devices: Vec<String>,
     /// Ask every device that gfxplane may open unasked under the policy
     #[arg(long, conflicts_with_all = ["devices", "type"])]
     all: bool,
@@ -145,19 +144,10 @@ impl Probe {
             warnings.extend(host.warnings);
             let ids = host.devices.iter().map(|device| device.id).collect();
             (ids, Asked::Unasked(config.probe))
+        } else if self.unasked {
+            (self.named()?, Asked::Unasked(config.probe))
         } else {
-            let id = |text: &String| {
-                DeviceId::from_user(text).map_err(|e| Failure::Usage(e.to_string()))
-            };
-            let asked = if self.unasked {
-                Asked::Unasked(config.probe)
-            } else {
-                Asked::ByName
-            };
-            (
-                self.devices.iter().map(id).collect::<Result<Vec<_>, _>>()?,
-                asked,
-            )
+            (self.named()?, Asked::ByName)
         };
         let request = Request {
             prober,
@@ -169,12 +159,8 @@ impl Probe {
         let outcomes = ask_all(context, &ids, &request, &mut warnings);
         for (id, outcome) in ids.iter().zip(&outcomes) {
             // A device that is removed at once is not announced.
-            if outcome.written == Some(Written::Changed)
-                && instance.is_none()
-                && matches!(id, DeviceId::Mdev(_))
-                && let Err(warning) = announce(&context.root, *id)
-            {
-                warnings.push(warning);
+            if instance.is_none() {
+                warnings.extend(announce(&context.root, *id, outcome.written).err());
             }
         }
         if let Some(instance) = instance {
@@ -191,6 +177,13 @@ impl Probe {
         let rows: Vec<Row> = shown.map(|(id, outcome)| row(id, outcome)).collect();
         self.print(&rows, out)?;
         end(&rows)
+    }
+
+    /// Returns the devices that the user names.
+    pub(super) fn named(&self) -> Result<Vec<DeviceId>, Failure> {
+        let id = |text: &String| DeviceId::from_user(text);
+        let ids: Result<_, _> = self.devices.iter().map(id).collect();
+        ids.map_err(|error| Failure::Usage(error.to_string()))
     }
 
     /// Prints the results as text or JSON.
@@ -330,21 +323,15 @@ fn reason(outcome: &Outcome) -> Option<&Reason> {
 }
 
 pub(super) fn row(id: DeviceId, outcome: Outcome) -> Row {
-    let Outcome {
-        answer,
-        from_record,
-        note,
-        ..
-    } = outcome;
-    let note = note.or_else(|| answer.remark().map(str::to_owned));
+    let answer = outcome.answer;
     Row {
         id,
+        note: outcome.note.or_else(|| answer.remark().map(str::to_owned)),
         facts: answer.facts,
         path: answer.path,
         step: answer.step,
         errno: answer.errno,
-        from_record,
-        note,
+        from_record: outcome.from_record,
     }
 }
 
@@ -420,15 +407,8 @@ pub(super) fn end(rows: &[Row]) -> anyhow::Result<End> {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
     use crate::probe::Answer;
-
-    #[test]
-    fn the_arguments_make_sense() {
-        Arguments::command().debug_assert();
-    }
 
     /// Returns the row for a device's failure.
     fn row_of(answer: &Answer) -> Row {

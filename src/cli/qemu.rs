@@ -51,10 +51,7 @@ impl QemuCommand {
         let mut warnings = Vec::new();
         let mut emulators: BTreeSet<PathBuf> = self.emulators.iter().cloned().collect();
         if emulators.is_empty() {
-            emulators.extend(emulator::known(&context.root, &mut warnings));
-            let usual = emulator::usual().into_iter();
-            let here = |path: &PathBuf| context.root.join(path).exists();
-            emulators.extend(usual.filter(here));
+            emulators = emulator::all(&context.root, &mut warnings);
         }
         let ask = |emulator: &Path| context.domain_capabilities(emulator, true);
         let rows: Vec<Row> = emulators
@@ -89,7 +86,6 @@ impl QemuCommand {
 }
 
 impl Row {
-    /// Adds the abilities of an emulator.
     fn tell(&self, page: &mut Page) {
         let can = &self.abilities;
         let version = |version: &Option<Version>| match version {

@@ -96,7 +96,6 @@ impl RulesCommand {
 }
 
 impl Row<'_> {
-    /// Adds the rule to the page.
     fn tell(&self, page: &mut Page) {
         let rule = self.rule;
         let open = serde_json::to_value(rule.open).expect("a word");

@@ -1,9 +1,11 @@
 //! The domain that a command is about, and the domain's host.
 
 use std::collections::BTreeSet;
+use std::fs::File;
 use std::io::{IsTerminal, Read};
 use std::path::{Path, PathBuf};
 
+use crate::cli::refused;
 use crate::device::version::Version;
 use crate::domain::policy::{self, BadWord, Consent, Displays, Wishes};
 use crate::domain::shell::quoted;
@@ -58,13 +60,11 @@ pub(crate) struct Assumed {
     pub trust_rules: bool,
 }
 
-/// Reads the word of `--policy`.
 fn displays(text: &str) -> Result<Displays, String> {
     text.parse()
         .map_err(|bad: BadWord| format!("expected {}", bad.expected))
 }
 
-/// Reads the words of `--consent`.
 fn consent(text: &str) -> Result<BTreeSet<Consent>, String> {
     policy::consent(text).map_err(|bad| format!("expected {}, with commas between", bad.expected))
 }
@@ -126,16 +126,10 @@ impl SubjectArgs {
     ///
     /// # Errors
     /// The XML can't be read or is not UTF-8; libvirt has no such domain.
-    pub(crate) fn read(&self, context: &Context) -> anyhow::Result<String> {
+    pub(crate) fn read(&self, context: &Context) -> Result<String, Failure> {
         match self.subject_of(context) {
             Subject::Domain(name) => Ok(definition(context, &name, false)?.xml),
-            Subject::File(path) | Subject::Recorded(_, path) => {
-                let file = std::fs::File::open(&path);
-                let file = file.map_err(|error| {
-                    Failure::Environment(format!("{}: {error}", path.display()))
-                })?;
-                text_of(file, &path.display().to_string())
-            }
+            Subject::File(path) | Subject::Recorded(_, path) => text_in(&path),
             Subject::Stdin => {
                 let stdin = std::io::stdin();
                 if stdin.is_terminal() {
@@ -217,16 +211,22 @@ pub(super) fn argument(path: &Path) -> String {
     quoted(&format!("{at}{text}"))
 }
 
-fn text_of(from: impl Read, name: &str) -> anyhow::Result<String> {
+/// Returns the XML in a file.
+///
+/// # Errors
+/// The file can't be read, is not UTF-8, or is too large.
+pub(super) fn text_in(path: &Path) -> Result<String, Failure> {
+    let name = path.display().to_string();
+    match File::open(path) {
+        Ok(file) => text_of(file, &name),
+        Err(error) => Err(Failure::Environment(format!("{name}: {error}"))),
+    }
+}
+
+fn text_of(from: impl Read, name: &str) -> Result<String, Failure> {
     let mut bytes = Vec::new();
     // One byte more than the limit is read, to notice a text that is too large.
-    let limit = xml::MAX_SIZE as u64 + 1;
-    from.take(limit)
-        .read_to_end(&mut bytes)
-        .map_err(|error| Failure::Environment(format!("{name}: {error}")))?;
-    if bytes.len() as u64 >= limit {
-        // A character that is cut in two would hide the true error.
-        bytes = b"<".repeat(xml::MAX_SIZE + 1);
-    }
-    Ok(xml::from_bytes(bytes).map_err(|error| Failure::Refused(format!("{name}: {error}")))?)
+    let read = from.take(xml::MAX_SIZE as u64 + 1).read_to_end(&mut bytes);
+    read.map_err(|error| Failure::Environment(format!("{name}: {error}")))?;
+    refused(name, xml::from_bytes(bytes))
 }

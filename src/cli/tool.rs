@@ -10,7 +10,7 @@ use crate::cli::check::Check;
 use crate::cli::collect::Collect;
 use crate::cli::doctor::Doctor;
 use crate::cli::explain::Explain;
-use crate::cli::export::ExportCommand;
+use crate::cli::export::{ExportCommand, Format};
 use crate::cli::fixup::Fixup;
 use crate::cli::learn::Learn;
 use crate::cli::list::List;
@@ -83,14 +83,15 @@ impl Arguments {
         match verb {
             Verb::Check(check) => is_about_this_host || check.asks_libvirt(),
             Verb::Explain(explain) => explain.asks_libvirt(),
-            Verb::Export(export) => is_about_this_host && export.asks_libvirt(),
-            Verb::Fixup(fixup) => is_about_this_host || fixup.asks_libvirt(),
-            Verb::Verify(_) | Verb::Watch(_) => true,
-            Verb::NodedevList(list) => list.asks_libvirt(),
-            Verb::NodedevDumpxml(dumpxml) => dumpxml.asks_libvirt(),
-            Verb::Probe(probe) => probe.asks_libvirt(),
-            Verb::Undo(_) | Verb::Policy(_) | Verb::Learn(_) => true,
+            Verb::Export(export) => is_about_this_host && export.format == Format::Prometheus,
+            Verb::Fixup(fixup) => is_about_this_host || fixup.about.asks_libvirt(),
+            Verb::NodedevList(list) => !list.offline,
+            Verb::NodedevDumpxml(dumpxml) => !dumpxml.offline,
+            Verb::Probe(probe) => probe.via.is_some(),
             Verb::Collect(_) | Verb::Doctor(_) | Verb::Qemu(_) => is_about_this_host,
+            Verb::Learn(_) | Verb::Policy(_) | Verb::Undo(_) | Verb::Verify(_) | Verb::Watch(_) => {
+                true
+            }
             Verb::List(_) | Verb::Log(_) | Verb::Rules(_) => false,
         }
     }
@@ -125,7 +126,20 @@ pub fn run(arguments: Arguments, libvirt: Arc<dyn Libvirt>) -> anyhow::Result<En
         arguments.verb,
         Some(Verb::Undo(_) | Verb::NodedevDumpxml(_) | Verb::Export(_))
     );
-    let is_page = arguments.verb.as_ref().is_none_or(is_page);
+    // These may have colours. They let nothing of others through that a terminal acts on.
+    let is_page = match &arguments.verb {
+        None => true,
+        Some(Verb::Rules(rules)) => !rules.export,
+        Some(verb) => matches!(
+            verb,
+            Verb::List(_)
+                | Verb::Check(_)
+                | Verb::Doctor(_)
+                | Verb::Explain(_)
+                | Verb::Fixup(_)
+                | Verb::Qemu(_)
+        ),
+    };
     // These verbs take long, ask a question, or print a single line.
     let is_paged = !matches!(
         arguments.verb,
@@ -140,7 +154,7 @@ pub fn run(arguments: Arguments, libvirt: Arc<dyn Libvirt>) -> anyhow::Result<En
         )
     );
     let stdout: Box<dyn Write> = if is_paged {
-        Box::new(Paged::new())
+        Box::new(Paged::default())
     } else {
         Box::new(std::io::stdout().lock())
     };
@@ -177,7 +191,6 @@ fn unwritten(error: anyhow::Error) -> anyhow::Error {
     }
 }
 
-/// Runs a verb.
 fn of_verb(verb: Verb, context: &Context, out: &mut dyn Write) -> anyhow::Result<End> {
     match verb {
         Verb::List(list) => list.run(context, out),
@@ -198,30 +211,5 @@ fn of_verb(verb: Verb, context: &Context, out: &mut dyn Write) -> anyhow::Result
         Verb::Watch(watch) => watch.run(context),
         Verb::NodedevList(list) => list.run(context, out),
         Verb::NodedevDumpxml(dumpxml) => dumpxml.run(context, out),
-    }
-}
-
-/// Returns whether a verb's output may have colours. Such a verb itself replaces what a terminal
-/// would act on.
-fn is_page(verb: &Verb) -> bool {
-    match verb {
-        Verb::Rules(rules) => !rules.export,
-        Verb::List(_)
-        | Verb::Check(_)
-        | Verb::Doctor(_)
-        | Verb::Explain(_)
-        | Verb::Fixup(_)
-        | Verb::Qemu(_) => true,
-        _ => false,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use clap::CommandFactory;
-
-    #[test]
-    fn the_arguments_make_sense() {
-        super::Arguments::command().debug_assert();
     }
 }

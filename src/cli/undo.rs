@@ -7,10 +7,10 @@ use crate::cli::fixup::diff;
 use crate::cli::subject::name;
 use crate::domain::name_and_devices;
 use crate::host::log::{By, Entry, What};
-use crate::host::state::{Round, State, now};
+use crate::host::state::{State, now};
 use crate::libvirt::replace;
 use crate::libvirt::{Context, Failure};
-use crate::plan::undo::{Undone, undo_all};
+use crate::plan::undo::undo_all;
 
 /// Undo what gfxplane changed in domains
 ///
@@ -82,7 +82,6 @@ impl Undo {
         Ok(end)
     }
 
-    /// Undoes our changes of one domain.
     fn undo(
         &self,
         context: &Context,
@@ -108,7 +107,9 @@ impl Undo {
             say("there is nothing to undo: no change of this domain is remembered");
             return Ok(End::Refused);
         }
-        let undone = undone(&before.xml, &rounds)?;
+        let rounds = rounds.iter().map(|round| round.changes.as_slice());
+        let undone = undo_all(&before.xml, rounds);
+        let undone = undone.map_err(|error| Failure::Refused(error.to_string()))?;
         for what in &undone.put_back {
             say(what);
         }
@@ -161,9 +162,4 @@ impl Undo {
         }
         Ok(End::Done)
     }
-}
-
-fn undone(text: &str, rounds: &[Round]) -> Result<Undone, Failure> {
-    undo_all(text, rounds.iter().map(|round| round.changes.as_slice()))
-        .map_err(|error| Failure::Refused(error.to_string()))
 }

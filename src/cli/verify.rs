@@ -9,18 +9,18 @@
 //! environment; a refusal is an answer.
 
 use std::io::Write;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use serde::Serialize;
 use uuid::Uuid;
 
 use crate::cli::progress::Progress;
 use crate::cli::subject::SubjectArgs;
-use crate::cli::{End, json, seconds};
+use crate::cli::{End, deadline, json, refused, seconds};
 use crate::device::id::DeviceId;
 use crate::device::record::FORMAT;
 use crate::domain::Domain;
-use crate::domain::policy::{Displays, Wishes};
+use crate::domain::policy::Wishes;
 use crate::libvirt::Start;
 use crate::libvirt::trial::SmallCopy;
 use crate::libvirt::{Context, Failure};
@@ -29,9 +29,6 @@ use crate::plan::trial::{LeftOut, Reduced, name, reduce, said};
 use crate::plan::words;
 use crate::predict::Prediction;
 use crate::xml::Document;
-
-/// The longest deadline for an answer, in seconds.
-const MAX_DEADLINE: f64 = 3600.0;
 
 /// Tell whether a domain starts, by starting a small copy of it for a moment
 ///
@@ -75,28 +72,23 @@ impl Verify {
     /// The XML can't be read; the domain can't be tried ([`Failure::Environment`]); errors of the
     /// output. A refusal is no error but exit code 1.
     pub fn run(&self, context: &Context, out: &mut dyn Write) -> anyhow::Result<End> {
-        self.see_that_it_can_be_tried(context)?;
+        let deadline = deadline(self.deadline)?;
+        context.refuse_recorded("a recorded host has no devices to start a domain with: `gfxplane check` predicts what would happen")?;
         let surroundings = self.about.surroundings(context)?;
         let text = self.about.read(context)?;
         let policy = surroundings.policy();
-        let bad = |error: &dyn std::fmt::Display| {
-            Failure::Refused(format!("{}: {error}", self.about.subject))
-        };
-        let as_it_is = Wishes {
-            display: Some(Displays::Off),
-            ..Wishes::default()
-        };
-        let fix = |wishes| fix(&text, &surroundings, &policy, wishes).map_err(|error| bad(&error));
-        let (fixed, better) = (fix(&as_it_is)?, fix(&self.about.wishes())?);
+        let subject = &self.about.subject;
+        let fix = |wishes| refused(subject, fix(&text, &surroundings, &policy, wishes));
+        let (fixed, better) = (fix(&Wishes::as_it_is())?, fix(&self.about.wishes())?);
         surroundings.warn();
         let uuid = Uuid::new_v4();
         let reduced = {
-            let document = Document::parse(&text).map_err(|error| bad(&error))?;
-            let domain = Domain::new(&document).map_err(|error| bad(&error))?;
+            let document = refused(subject, Document::parse(&text))?;
+            let domain = refused(subject, Domain::new(&document))?;
             let abilities = surroundings.abilities(&domain);
-            reduce(&text, &name(uuid), uuid, &abilities).map_err(|error| bad(&error))?
+            refused(subject, reduce(&text, &name(uuid), uuid, &abilities))?
         };
-        let limit = Instant::now() + Duration::from_secs_f64(self.deadline);
+        let limit = Instant::now() + deadline;
         let progress = Progress::begin(context.quiet, "starting a small copy of the domain");
         let start = try_it(context, &reduced, uuid, limit)?;
         drop(progress);
@@ -143,21 +135,6 @@ impl Verify {
             }
         }
         Ok(End::of(message.is_none()))
-    }
-
-    fn see_that_it_can_be_tried(&self, context: &Context) -> Result<(), Failure> {
-        if !(self.deadline > 0.0 && self.deadline <= MAX_DEADLINE) {
-            let problem = format!(
-                "--deadline is {}: expected seconds above 0, at most {MAX_DEADLINE}",
-                self.deadline
-            );
-            return Err(Failure::Usage(problem));
-        }
-        if context.root.is_recorded() {
-            let problem = "a recorded host has no devices to start a domain with: `gfxplane check` predicts what would happen";
-            return Err(Failure::Usage(problem.into()));
-        }
-        Ok(())
     }
 }
 

@@ -14,38 +14,30 @@ use std::time::{Duration, Instant};
 use clap::ValueEnum;
 use uuid::Uuid;
 
-use crate::cli::End;
 use crate::cli::list::display;
 use crate::cli::probe::{Probe, end, prober, row};
 use crate::cli::progress::Progress;
+use crate::cli::{End, deadline};
 use crate::device::evidence::Step;
 use crate::device::facts::Reason;
 use crate::device::id::DeviceId;
-use crate::device::record::{ByQemu, Record};
+use crate::device::record::{ByQemu, Circumstances, Record};
 use crate::device::version::Version;
-use crate::domain::Domain;
-use crate::host::emulator;
+use crate::host::emulator::{self, Asking};
 use crate::host::requests::start_under_way;
-use crate::host::run::{self, Written};
-use crate::host::sysfs::Device;
+use crate::host::run;
 use crate::libvirt::idle::{self, NotHeld};
 use crate::libvirt::logs::Logs;
-use crate::libvirt::surroundings::HostSurroundings;
 use crate::libvirt::{Context, Failure};
 use crate::libvirt::{Start, Term};
-use crate::plan::fixup::Surroundings as _;
 use crate::plan::trial::{name, reduce, said};
 use crate::probe::asking::{Outcome, announce};
 use crate::probe::{Answer, Asked, Prober, may_open};
 use crate::publish::inventory::{Sources, active, rule_for};
-use crate::xml::Document;
 
 /// The time that QEMU may take to answer, in seconds, unless the user gives another. A driver may
 /// take half a minute to make a device ready.
 const DEADLINE: f64 = 120.0;
-
-/// The longest deadline that the user may give, in seconds.
-const MAX_DEADLINE: f64 = 3600.0;
 
 /// The first libvirt that passes on `display` of a PCI device, in the form of
 /// `virConnectGetLibVersion`. Earlier versions drop the attribute silently, so that a start shows
@@ -73,12 +65,12 @@ pub(crate) struct ProbeCommand {
         value_name = "PROGRAM",
         conflicts_with_all = ["all", "type", "path", "unasked"]
     )]
-    via: Option<Via>,
+    pub(super) via: Option<Via>,
 }
 
 /// What opens a device instead of us.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Via {
+pub(super) enum Via {
     /// QEMU, through libvirt
     Qemu,
 }
@@ -90,16 +82,9 @@ struct Asker<'c> {
     deadline: Duration,
     /// The QEMU that is started; `None` if libvirt chooses.
     emulator: Option<PathBuf>,
-    surroundings: HostSurroundings<'c>,
 }
 
 impl ProbeCommand {
-    /// Returns whether this command asks libvirt, which it does only with `--via`.
-    #[must_use]
-    pub(crate) fn asks_libvirt(&self) -> bool {
-        self.via.is_some()
-    }
-
     /// Asks the devices, prints the answers, and announces new ones.
     ///
     /// # Errors
@@ -113,35 +98,15 @@ impl ProbeCommand {
     }
 
     fn via_qemu(&self, context: &Context, out: &mut dyn Write) -> anyhow::Result<End> {
-        let seconds = self.probe.deadline.unwrap_or(DEADLINE);
-        if !(seconds > 0.0 && seconds <= MAX_DEADLINE) {
-            let problem = format!(
-                "--deadline is {seconds}: expected seconds above 0, at most {MAX_DEADLINE}"
-            );
-            return Err(Failure::Usage(problem).into());
-        }
-        if context.root.is_recorded() {
-            let problem = "a recorded host has no devices that a QEMU could open";
-            return Err(Failure::Usage(problem.into()).into());
-        }
-        if context.is_remote() {
-            let problem = "this libvirt is another host's, whose devices can't be seen from here: run gfxplane there";
-            return Err(Failure::Environment(problem.into()).into());
-        }
-        let id =
-            |text: &String| DeviceId::from_user(text).map_err(|e| Failure::Usage(e.to_string()));
-        let ids: Vec<DeviceId> = self
-            .probe
-            .devices
-            .iter()
-            .map(id)
-            .collect::<Result<_, _>>()?;
+        let deadline = deadline(self.probe.deadline.unwrap_or(DEADLINE))?;
+        context.refuse_recorded("a recorded host has no devices that a QEMU could open")?;
+        context.refuse_remote()?;
+        let ids = self.probe.named()?;
         let asker = Asker {
             context,
             fresh: self.probe.fresh,
-            deadline: Duration::from_secs_f64(seconds),
+            deadline,
             emulator: emulator::usual().into_iter().find(|path| path.is_file()),
-            surroundings: HostSurroundings::as_it_is(context),
         };
         let (mut rows, mut failed) = (Vec::new(), None);
         let progress = Progress::begin(context.quiet, "asking through QEMU");
@@ -154,16 +119,12 @@ impl ProbeCommand {
                     break;
                 }
             };
-            if outcome.written == Some(Written::Changed)
-                && matches!(id, DeviceId::Mdev(_))
-                && let Err(warning) = announce(&context.root, id)
-            {
+            if let Err(warning) = announce(&context.root, id, outcome.written) {
                 context.warn(&[warning]);
             }
             rows.push(row(id, outcome));
         }
         drop(progress);
-        asker.surroundings.warn();
         match failed {
             Some(error) if rows.is_empty() => Err(error),
             failed => {
@@ -175,17 +136,12 @@ impl ProbeCommand {
 }
 
 impl Asker<'_> {
-    /// Asks one device, and keeps the answer.
     fn ask(&self, id: DeviceId) -> anyhow::Result<Outcome> {
         let root = &self.context.root;
         let (sources, device) = Sources::read_device(root, id);
         self.context.warn(&sources.host.warnings);
         if let Err(error) = idle::are_there(root, &[id]) {
-            return Ok(unknown(
-                Reason::Vanished,
-                Step::Find,
-                Some(error.to_string()),
-            ));
+            return Ok(unknown(Reason::Vanished, Step::Find, error.to_string()));
         }
         let Some(device) = device else {
             return Ok(unknown(Reason::Vanished, Step::Find, None));
@@ -209,34 +165,28 @@ impl Asker<'_> {
         }
         let rule = rule_for(&sources.rules, &sources.host, &device);
         if let Err(why) = may_open(&device, rule, Asked::ByName) {
-            return Ok(unknown(Reason::NotAllowed, Step::Policy, Some(why)));
+            return Ok(unknown(Reason::NotAllowed, Step::Policy, why));
         }
         match run::qemu_directory(root) {
             Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-                return Ok(unknown(
-                    Reason::UnsafeState,
-                    Step::Lock,
-                    Some(error.to_string()),
-                ));
+                Ok(unknown(Reason::UnsafeState, Step::Lock, error.to_string()))
             }
             // Any other error is reported when the answer can't be kept.
-            _ => {}
+            _ => self.try_it(id, circumstances),
         }
-        let (said, qemu) = match self.try_it(id, &device)? {
-            Tried::Said { said, qemu } => (said, qemu),
-            Tried::Not(outcome) => return Ok(*outcome),
-        };
-        let display = said::display(said.as_deref());
+    }
+
+    /// Keeps what a QEMU has said of a device, and returns it. `said` is `None` if QEMU has started.
+    fn keep(&self, id: DeviceId, circumstances: Circumstances, said: Option<&str>) -> Outcome {
+        let root = &self.context.root;
+        let display = said::display(said);
         if !display.is_known() {
             let reason = display.reason().cloned().unwrap_or(Reason::OpenFailed);
-            return Ok(unknown(
-                reason,
-                Step::Open,
-                said.map(|text| text.replace('\n', "; ")),
-            ));
+            let note = said.map(|text| text.replace('\n', "; "));
+            return unknown(reason, Step::Open, note);
         }
         let qemu = ByQemu {
-            version: qemu,
+            version: self.qemu(),
             learned_from: None,
         };
         let record = Record::of_qemu(id, circumstances, display, qemu);
@@ -245,13 +195,10 @@ impl Asker<'_> {
         if !root.device(id).exists() {
             let _ = run::forget(root, id);
         }
-        Ok(match written {
-            Ok(written) => Outcome {
-                written: Some(written),
-                ..self.answer(id, &record, None)
-            },
-            Err(error) => self.answer(id, &record, Some(&error)),
-        })
+        Outcome {
+            written: written.as_ref().ok().copied(),
+            ..self.answer(id, &record, written.err().as_ref())
+        }
     }
 
     /// Returns QEMU's answer. The note says so if a measurement of the device itself differs, or if
@@ -281,37 +228,30 @@ impl Asker<'_> {
         Outcome::unkept(Answer::of(said.facts.clone(), None), Some(note))
     }
 
-    /// Lets QEMU open the device as for a guest, with KVM if the host has it.
-    fn try_it(&self, id: DeviceId, device: &Device) -> anyhow::Result<Tried> {
+    /// Has QEMU open the device as for a guest, with KVM if the host has it, and keeps the answer.
+    fn try_it(&self, id: DeviceId, circumstances: Circumstances) -> anyhow::Result<Outcome> {
         let root = &self.context.root;
         let libvirt = &self.context.libvirt;
         let limit = Instant::now() + self.deadline;
         let users = libvirt.users()?;
         if let Err(error) = idle::are_unused(&users, &[id]) {
-            let note = Some(error.to_string());
-            return Ok(Tried::not(Reason::InUse, Step::Open, note));
+            return Ok(unknown(Reason::InUse, Step::Open, error.to_string()));
         }
-        if matches!(device.id, DeviceId::Pci(_)) && libvirt.version()? < PCI_DISPLAY {
+        if matches!(id, DeviceId::Pci(_)) && libvirt.version()? < PCI_DISPLAY {
             let note = "libvirt before 10.3 gives no PCI device a display, so QEMU can't tell";
-            return Ok(Tried::not(
-                Reason::NotAllowed,
-                Step::Policy,
-                Some(note.into()),
-            ));
+            return Ok(unknown(Reason::NotAllowed, Step::Policy, note.to_owned()));
         }
         Logs::of(self.context.connect.as_deref()).sweep(&users);
-        let _held = match idle::hold(root, &[id], limit) {
+        let held = match idle::hold(root, &[id], limit) {
             Ok(held) => held,
-            Err(NotHeld::InUse(why)) => {
-                return Ok(Tried::not(Reason::InUse, Step::Lock, Some(why)));
-            }
+            Err(NotHeld::InUse(why)) => return Ok(unknown(Reason::InUse, Step::Lock, why)),
             Err(error) => return Err(Failure::from(error).into()),
         };
         // The QEMU of a domain that is being started must not find the device open.
         let gives_way = || start_under_way(root, id);
         if gives_way() {
-            let note = Some("a domain that has it was started a moment ago".into());
-            return Ok(Tried::not(Reason::InUse, Step::Lock, note));
+            let note = "a domain that has it was started a moment ago";
+            return Ok(unknown(Reason::InUse, Step::Lock, note.to_owned()));
         }
         let term = Term {
             limit,
@@ -323,73 +263,49 @@ impl Asker<'_> {
             .write(true)
             .open(root.join("dev/kvm"))
             .is_ok();
-        let (start, qemu) = self.start(id, has_kvm, term);
+        let start = self.start(id, has_kvm, term);
+        drop(held);
         match start {
-            Ok(Start::Starts) => Ok(Tried::Said { said: None, qemu }),
+            Ok(Start::Starts) => Ok(self.keep(id, circumstances, None)),
             Ok(Start::Refused(message)) if said::is_of_accelerator(&message) => {
                 let problem = format!("QEMU can't run a guest on this host: {message}");
                 Err(Failure::Environment(problem).into())
             }
-            Ok(Start::Refused(message)) => Ok(Tried::Said {
-                said: Some(message),
-                qemu,
-            }),
-            Err(error) if gives_way() => {
-                let note = Some(error.to_string());
-                Ok(Tried::not(Reason::InUse, Step::Open, note))
-            }
+            Ok(Start::Refused(message)) => Ok(self.keep(id, circumstances, Some(&message))),
+            Err(error) if gives_way() => Ok(unknown(Reason::InUse, Step::Open, error.to_string())),
             Err(error) if Instant::now() >= limit => {
-                let note = Some(error.to_string());
-                Ok(Tried::not(Reason::TimedOut, Step::Open, note))
+                Ok(unknown(Reason::TimedOut, Step::Open, error.to_string()))
             }
-            Err(error) => Err(error),
+            Err(error) => Err(error.into()),
         }
     }
 
-    /// Starts a QEMU with the device, and removes everything of it. Returns the outcome, and QEMU's
-    /// version if the emulator is known.
-    fn start(
-        &self,
-        id: DeviceId,
-        kvm: bool,
-        term: Term<'_>,
-    ) -> (anyhow::Result<Start>, Option<Version>) {
+    /// Starts a QEMU with the device, and removes everything of it.
+    fn start(&self, id: DeviceId, kvm: bool, term: Term<'_>) -> Result<Start, Failure> {
         let uuid = Uuid::new_v4();
         let text = domain_with(id, kvm, self.emulator.as_deref());
         let reduced = reduce(&text, &name(uuid), uuid, &Default::default());
         let reduced = reduced.expect("it is a domain").xml;
-        let document = Document::parse(&reduced).expect("what we wrote is XML");
-        let domain = Domain::new(&document).expect("it is a domain");
-        let qemu = self.surroundings.abilities(&domain).qemu;
         let libvirt = &self.context.libvirt;
         let start = libvirt.start(&reduced, &uuid.to_string(), term);
         Logs::of(self.context.connect.as_deref()).remove(&name(uuid));
-        (
-            start.map_err(Into::into),
-            qemu.filter(|_| self.emulator.is_some()),
-        )
+        start
+    }
+
+    /// Returns the version of the QEMU that is started, if the emulator is known.
+    fn qemu(&self) -> Option<Version> {
+        let emulator = self.emulator.as_deref()?;
+        let ask = |emulator: &Path| self.context.domain_capabilities(emulator, true);
+        let asking = Asking::Fresh(&ask);
+        let mut warnings = Vec::new();
+        let abilities = emulator::abilities(&self.context.root, emulator, asking, &mut warnings);
+        self.context.warn(&warnings);
+        abilities.qemu
     }
 }
 
-/// The outcome of opening a device through QEMU.
-enum Tried {
-    /// QEMU started, or refused with a message.
-    Said {
-        said: Option<String>,
-        qemu: Option<Version>,
-    },
-    /// QEMU did not open the device; the outcome has the reason.
-    Not(Box<Outcome>),
-}
-
-impl Tried {
-    fn not(reason: Reason, step: Step, note: Option<String>) -> Self {
-        Tried::Not(Box::new(unknown(reason, step, note)))
-    }
-}
-
-fn unknown(reason: Reason, step: Step, note: Option<String>) -> Outcome {
-    Outcome::unkept(Answer::none(reason, step), note)
+fn unknown(reason: Reason, step: Step, note: impl Into<Option<String>>) -> Outcome {
+    Outcome::unkept(Answer::none(reason, step), note.into())
 }
 
 /// Returns a domain with one device, whose screen is the domain's only one. libvirt accepts

@@ -170,17 +170,14 @@ fn keep(
             "what was learned of {id} could not be kept: {error}"
         ))
     })?;
-    let is_new = written == Written::Changed;
-    if is_new && matches!(id, DeviceId::Mdev(_)) {
-        // If udev can't be told now, it reads the record at the device's next event.
-        let _ = announce(root, id);
-    }
+    // If udev can't be told now, it reads the record at the device's next event.
+    let _ = announce(root, id, Some(written));
     Ok(Some(Learned {
         device: id,
         display: display.clone(),
         qemu: lesson.qemu.clone(),
         started: lesson.started,
-        is_new,
+        is_new: written == Written::Changed,
     }))
 }
 

@@ -92,10 +92,7 @@ enum Event {
 /// The host is a recorded one, or libvirt's is another than this; another daemon runs; with `once`,
 /// libvirt can't be reached or a domain could not be looked at.
 pub fn run(context: &Context, prober: &Path, once: bool) -> anyhow::Result<()> {
-    if context.root.is_recorded() {
-        let problem = "a recorded host has no domains that could be watched";
-        return Err(Failure::Usage(problem.into()).into());
-    }
+    context.refuse_recorded("a recorded host has no domains that could be watched")?;
     if context.is_remote() {
         let problem = "this libvirt is another host's, whose devices can't be seen from here: run gfxplane there";
         return Err(Failure::Usage(problem.into()).into());

@@ -250,6 +250,15 @@ impl Wishes {
         ]
     }
 
+    /// Returns the wishes for a plan that shows a domain as it is.
+    #[must_use]
+    pub fn as_it_is() -> Self {
+        Wishes {
+            display: Some(Displays::Off),
+            ..Wishes::default()
+        }
+    }
+
     /// Reads a domain's wishes from the attributes of its `<gfxplane:policy>`.
     ///
     /// # Errors

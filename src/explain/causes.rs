@@ -20,7 +20,7 @@ use crate::predict::abilities::ALLOW_DBUS_DAEMON;
 use crate::predict::versions::{OPREGION_BY_DEFAULT, SPICE_GL_OVER_TCP, VNC_BINDS};
 use crate::predict::{Danger, DangerKind, Outcome};
 use crate::publish::device::name_of;
-use crate::publish::inventory::{DeviceEntry, State};
+use crate::publish::inventory::State;
 use crate::publish::unknown::Member;
 
 /// The explanation of a message. `gfxplane explain --json` prints it.
@@ -149,14 +149,10 @@ fn of_checks(
     fixes: &mut Vec<Remedy>,
 ) {
     let lines = of_host(about.host, &about.symptom.topics, &about.devices());
-    for line in &lines {
-        here.push(format!(
-            "{}: {} ({})",
-            line.verdict.word(),
-            line.what,
-            line.more
-        ));
-    }
+    here.extend(lines.iter().map(|line| {
+        let word = line.verdict.word();
+        format!("{word}: {} ({})", line.what, line.more)
+    }));
     // A failure certainly is a problem, a warning only perhaps.
     let (fails, warns): (Vec<Line>, Vec<Line>) = lines
         .into_iter()
@@ -238,29 +234,23 @@ fn of_device(id: DeviceId, about: &About<'_>) -> Vec<String> {
             DeviceId::Pci(_) => vec![format!("{id} is not bound to a vfio driver now")],
         };
     };
-    let mut said = vec![format!("{id}: {}", display(&entry.finding))];
-    if entry.state == State::Defined {
-        said[0] = format!(
-            "{id} is defined, but not active; {}",
-            display(&entry.finding)
-        );
-    }
+    let display = display(&entry.finding);
+    let mut said = vec![match entry.state {
+        State::Active => format!("{id}: {display}"),
+        State::Defined => format!("{id} is defined, but not active; {display}"),
+    }];
     if about.tells(Tell::Opregion) && entry.finding.facts.opregion.is_some() {
         said.push(format!("{id} has an OpRegion"));
     }
     if about.tells(Tell::Active) && entry.state == State::Active {
         said.push(format!("{id} is active now"));
     }
-    said.extend(node(entry).filter(|_| about.tells(Tell::RenderNode)));
+    if about.tells(Tell::RenderNode)
+        && let Some(node) = &entry.render_node
+    {
+        said.push(format!("the render node of the GPU behind {id} is {node}"));
+    }
     said
-}
-
-fn node(entry: &DeviceEntry) -> Option<String> {
-    let node = entry.render_node.as_ref()?;
-    Some(format!(
-        "the render node of the GPU behind {} is {node}",
-        entry.id
-    ))
 }
 
 fn display(finding: &Finding) -> String {
@@ -285,37 +275,21 @@ fn prediction(domain: &Situation, symptom: &str, here: &mut Vec<String>) -> bool
         return false;
     };
     let is_same = |message: &str| find(message).iter().any(|found| found.symptom == symptom);
-    match &plan.before.outcome {
-        Outcome::Yes => {
-            here.push(format!(
-                "the screens of domain {name}, as it is defined now, don't keep it from starting"
-            ));
-            false
-        }
+    let what = match &plan.before.outcome {
+        Outcome::Yes => "its screens don't keep it from starting".to_owned(),
         Outcome::No(refusal) if is_same(&refusal.message) => {
-            here.push(format!(
-                "{} refuses domain {name}, as it is defined now, for this reason: {}",
-                refusal.by().word(),
-                refusal.about
-            ));
-            true
+            let by = refusal.by().word();
+            format!("{by} refuses it for this reason: {}", refusal.about)
         }
         Outcome::No(refusal) => {
-            here.push(format!(
-                "{} refuses domain {name}, as it is defined now, for another reason: \"{}\"",
-                refusal.by().word(),
-                refusal.message
-            ));
-            true
+            let by = refusal.by().word();
+            let message = &refusal.message;
+            format!("{by} refuses it for another reason: \"{message}\"")
         }
-        Outcome::Doubt { refusal, because } => {
-            here.push(format!(
-                "domain {name}, as it is defined now: {}",
-                refusal.may(because)
-            ));
-            true
-        }
-    }
+        Outcome::Doubt { refusal, because } => refusal.may(because),
+    };
+    here.push(format!("domain {name}, as it is defined now: {what}"));
+    !plan.before.starts()
 }
 
 /// Adds the screens that end the guest if a viewer chooses them. Returns whether there are any.
@@ -389,13 +363,9 @@ fn filled(text: &str, about: &About<'_>) -> String {
             "vnc_binds" => VNC_BINDS.since().to_string(),
             "opregion_by_default" => OPREGION_BY_DEFAULT.since().to_string(),
             number => {
-                let place = number.parse().unwrap_or(usize::MAX);
-                about
-                    .found
-                    .filled_in
-                    .get(place)
-                    .cloned()
-                    .unwrap_or_default()
+                let place: Option<usize> = number.parse().ok();
+                let text = place.and_then(|place| about.found.filled_in.get(place));
+                text.cloned().unwrap_or_default()
             }
         }
     };

@@ -30,7 +30,6 @@ impl<'a> About<'a> {
         self.symptom.tell.contains(&fact)
     }
 
-    /// Returns the domain's vfio devices; none if the domain is not known.
     fn vgpus(&self) -> impl Iterator<Item = &'a Vgpu> + use<'a> {
         let plan = self.domain.and_then(|domain| domain.plan.as_ref());
         plan.into_iter().flat_map(|plan| &plan.screens.vgpus)

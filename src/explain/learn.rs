@@ -86,8 +86,10 @@ pub fn learn(
     is_running: bool,
 ) -> Result<Lesson, Nothing> {
     let start = Start::last(log).ok_or(Nothing::NoStart)?;
-    let uuid = start.value("-uuid").ok_or(Nothing::NoStart)?;
-    if uuid.parse() != Ok(domain) {
+    if start.values("-uuid").next().is_none() {
+        return Err(Nothing::NoStart);
+    }
+    if start.domain() != Some(domain) {
         return Err(Nothing::OtherDomain);
     }
     let started = if is_running {
@@ -127,52 +129,21 @@ pub fn began(log: &str) -> Option<Duration> {
     Some(Start::last(log)?.began)
 }
 
-/// The last start in a log, even of a domain without vfio devices.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct LastStart<'l> {
+/// One start.
+pub(crate) struct Start<'l> {
     /// The time when the start began, since 1970.
-    pub began: Duration,
+    pub(crate) began: Duration,
     /// QEMU's version, as libvirt reports it.
-    pub qemu: Option<Version>,
-    /// The domain's UUID; `None` if the command line has none.
-    pub domain: Option<Uuid>,
-    /// True if the domain started; `None` if the log does not say.
-    pub started: Option<bool>,
-    /// The number of later starts that failed before QEMU ran.
-    pub failed_since: usize,
-    /// The text after the command line.
-    pub printed: &'l str,
-}
-
-impl<'l> LastStart<'l> {
-    /// Reads the last start; `None` if the log has no whole start.
-    #[must_use]
-    pub(crate) fn of(log: &'l str) -> Option<Self> {
-        let start = Start::last(log)?;
-        let reasons = start.printed.lines().filter_map(reason);
-        Some(LastStart {
-            domain: start.value("-uuid").and_then(|uuid| uuid.parse().ok()),
-            started: start.has_started(),
-            failed_since: reasons.skip(1).filter(|reason| *reason == "failed").count(),
-            began: start.began,
-            qemu: start.qemu,
-            printed: start.printed,
-        })
-    }
-}
-
-/// One start in a log.
-struct Start<'l> {
-    began: Duration,
-    qemu: Option<Version>,
+    pub(crate) qemu: Option<Version>,
     emulator: PathBuf,
     arguments: Vec<String>,
     /// The text after the command line.
-    printed: &'l str,
+    pub(crate) printed: &'l str,
 }
 
 impl<'l> Start<'l> {
-    fn last(log: &'l str) -> Option<Self> {
+    /// Reads the last start in a log; `None` if the log has no whole start.
+    pub(crate) fn last(log: &'l str) -> Option<Self> {
         let lines = log.split_inclusive('\n').scan(0, |at, line| {
             *at += line.len();
             Some((*at, line))
@@ -208,8 +179,9 @@ impl<'l> Start<'l> {
             .map(|(_, value)| value.as_str())
     }
 
-    fn value(&self, option: &str) -> Option<&str> {
-        self.values(option).last()
+    /// Returns the domain's UUID.
+    pub(crate) fn domain(&self) -> Option<Uuid> {
+        self.values("-uuid").last()?.parse().ok()
     }
 
     /// Returns whether the domain started, according to libvirt's lines about its end; `None` if
@@ -218,7 +190,7 @@ impl<'l> Start<'l> {
     /// There may be several such lines. libvirt writes "failed" when a hook vetoes a later start,
     /// and a guest may write it to make its words count. For a domain that ran, libvirt itself
     /// writes another reason.
-    fn has_started(&self) -> Option<bool> {
+    pub(crate) fn has_started(&self) -> Option<bool> {
         let mut started = None;
         for reason in self.printed.lines().filter_map(reason) {
             match reason {
@@ -229,6 +201,12 @@ impl<'l> Start<'l> {
             }
         }
         started
+    }
+
+    /// Returns the number of later starts that failed before QEMU ran.
+    pub(crate) fn failed_since(&self) -> usize {
+        let reasons = self.printed.lines().filter_map(reason).skip(1);
+        reasons.filter(|reason| *reason == "failed").count()
     }
 
     /// Returns the device that QEMU refused, and the display that QEMU's message shows; `None` if

@@ -16,15 +16,19 @@ pub mod situation;
 
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
+use std::ops::Range;
 use std::sync::LazyLock;
 use std::time::Duration;
 
+use serde::{Serialize, Serializer};
 use uuid::Uuid;
 
 use crate::device::id::DeviceId;
 use crate::device::version::Version;
-use crate::explain::learn::LastStart;
+use crate::explain::learn::Start;
+use crate::host::log::rfc3339;
 use crate::plan::trial::said::words_of;
+use crate::predict::arguments::without_values;
 use messages::{SYMPTOMS, Tell, Wording, wordings};
 
 /// A message that was recognized.
@@ -48,59 +52,40 @@ pub fn find(text: &str) -> Vec<Found> {
     without_consequences(all_in(text))
 }
 
-/// Returns the known messages in a text, including those that only follow from others.
+/// Returns the messages in a text, with those that only follow from others. Of two that have words
+/// in common, only the longer one counts.
 fn all_in(text: &str) -> Vec<Found> {
     let text = plain(text);
     let squeezed = Squeezed::of(&text);
-    let mut found = Vec::new();
+    let mut all: Vec<(Range<usize>, Found)> = Vec::new();
     for (symptom, wording, parts) in &*PARTS {
         // Each occurrence of a message has its own device.
         let mut from = 0;
         for _ in 0..MOST {
-            let Some(place) = squeezed.matches(from, parts) else {
+            let Some((place, filled_in)) = squeezed.matches(from, parts) else {
                 break;
             };
-            let end = place.end;
-            add(&mut found, &squeezed, from, place, symptom, wording);
+            let (start, end) = (place.start, place.end);
+            let before = || names(squeezed.whole(from, end)).next_back();
+            let after = || names(squeezed.whole(end, squeezed.text.len())).next();
+            let is_guests = SYMPTOMS[*symptom].tell.contains(&Tell::GuestAddress);
+            if !all
+                .iter()
+                .any(|(taken, _)| taken.start < end && start < taken.end)
+            {
+                let found = Found {
+                    symptom,
+                    wording,
+                    filled_in,
+                    device: (!is_guests).then(|| before().or_else(after)).flatten(),
+                };
+                all.push((place, found));
+            }
             from = end;
         }
     }
-    in_order(found)
-}
-
-/// A message, with the beginning and the end of its place in a squeezed text.
-type Placed = (usize, usize, Found);
-
-/// Adds a message, unless it overlaps one that was already found. `from` is the end of the last
-/// occurrence of the same message.
-fn add(
-    places: &mut Vec<Placed>,
-    text: &Squeezed<'_>,
-    from: usize,
-    place: Place,
-    symptom: &'static str,
-    wording: &'static Wording,
-) {
-    let (start, end) = (place.start, place.end);
-    let is_taken = |(from, to, _): &Placed| *from < end && start < *to;
-    if places.iter().any(is_taken) {
-        return;
-    }
-    let before = || device_before(text.whole(from, end));
-    let after = || device_after(text.whole(end, text.text.len()));
-    let is_guests = SYMPTOMS[symptom].tell.contains(&Tell::GuestAddress);
-    let found = Found {
-        symptom,
-        wording,
-        filled_in: place.filled_in,
-        device: (!is_guests).then(|| before().or_else(after)).flatten(),
-    };
-    places.push((start, end, found));
-}
-
-fn in_order(mut places: Vec<Placed>) -> Vec<Found> {
-    places.sort_by_key(|(start, _, _)| *start);
-    places.into_iter().map(|(_, _, found)| found).collect()
+    all.sort_by_key(|(place, _)| place.start);
+    all.into_iter().map(|(_, found)| found).collect()
 }
 
 fn without_consequences(mut all: Vec<Found>) -> Vec<Found> {
@@ -166,14 +151,6 @@ struct Squeezed<'t> {
     places: Vec<usize>,
 }
 
-/// The place of a message in a squeezed text.
-struct Place {
-    start: usize,
-    end: usize,
-    /// The original text for each `*`.
-    filled_in: Vec<String>,
-}
-
 impl<'t> Squeezed<'t> {
     fn of(original: &'t str) -> Self {
         let mut text = String::with_capacity(original.len());
@@ -197,9 +174,9 @@ impl<'t> Squeezed<'t> {
         self.original[self.places[from]..self.places[to]].trim_end()
     }
 
-    /// Returns the first place of a message at or after `from`, or `None`. `parts` are the
-    /// message's words between the `*`.
-    fn matches(&self, from: usize, parts: &[String]) -> Option<Place> {
+    /// Returns the first place of a message at or behind `from`, and the original text for each `*`.
+    /// `parts` are the message's words between the `*`.
+    fn matches(&self, from: usize, parts: &[String]) -> Option<(Range<usize>, Vec<String>)> {
         let (first, rest) = parts.split_first()?;
         self.text[from..]
             .match_indices(first)
@@ -221,11 +198,7 @@ impl<'t> Squeezed<'t> {
                     filled_in.push(self.whole(end, until).to_owned());
                     end = until + part.len();
                 }
-                Some(Place {
-                    start,
-                    end,
-                    filled_in,
-                })
+                Some((start..end, filled_in))
             })
     }
 }
@@ -237,14 +210,6 @@ fn names(text: &str) -> impl DoubleEndedIterator<Item = DeviceId> {
     // The kernel writes `UUID:region0`.
     text.split(move |c| !is_of_name(c))
         .filter_map(move |word| name(word).or_else(|| name(word.rsplit_once(':')?.0)))
-}
-
-fn device_before(text: &str) -> Option<DeviceId> {
-    names(text).next_back()
-}
-
-fn device_after(text: &str) -> Option<DeviceId> {
-    names(text).next()
 }
 
 /// The words that follow the domain's name in the hook's message about a veto.
@@ -279,11 +244,13 @@ pub(crate) fn domain_of(text: &str) -> Option<String> {
 }
 
 /// The log's account of a domain's last start.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Logged {
-    /// The time when the start began, since 1970.
+    /// The time when the start began, since 1970. In JSON, it has the form of RFC 3339, in UTC.
+    #[serde(serialize_with = "as_rfc3339")]
     pub began: Duration,
     /// QEMU's version, as libvirt reports it.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub qemu: Option<Version>,
     /// True if the domain started; `None` if the log does not say.
     pub started: Option<bool>,
@@ -291,9 +258,15 @@ pub struct Logged {
     /// refused the definition.
     pub failed_since: usize,
     /// The known messages in the log.
+    #[serde(skip)]
     pub found: Vec<Found>,
-    /// QEMU's last lines if `found` is empty; otherwise empty.
+    /// The last lines of QEMU without what may be a secret, if no message is known.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub words: Vec<String>,
+}
+
+fn as_rfc3339<S: Serializer>(time: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&rfc3339(time.as_secs()))
 }
 
 /// The number of QEMU's last lines that are shown.
@@ -304,8 +277,8 @@ const LAST_LINES: usize = 5;
 /// that succeeded. Messages in that text are only shown, and nothing is done about them.
 #[must_use]
 pub fn in_log(log: &str, domain: Option<Uuid>) -> Option<Logged> {
-    let start = LastStart::of(log)?;
-    if domain.is_some() && start.domain != domain {
+    let start = Start::last(log)?;
+    if domain.is_some() && start.domain() != domain {
         return None;
     }
     // Each line is a message of its own.
@@ -313,16 +286,16 @@ pub fn in_log(log: &str, domain: Option<Uuid>) -> Option<Logged> {
     let found = without_consequences(all);
     let words = if found.is_empty() {
         let said = words_of(&qemus(start.printed));
-        let lines: Vec<String> = said.lines().map(str::to_owned).collect();
+        let lines: Vec<String> = said.lines().map(without_values).collect();
         lines[lines.len().saturating_sub(LAST_LINES)..].to_vec()
     } else {
         Vec::new()
     };
     Some(Logged {
+        started: start.has_started(),
+        failed_since: start.failed_since(),
         began: start.began,
         qemu: start.qemu,
-        started: start.started,
-        failed_since: start.failed_since,
         found,
         words,
     })

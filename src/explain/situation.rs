@@ -1,5 +1,7 @@
 //! Looks at the domain that a message is about: the prediction for it, and the fix.
 
+use std::collections::BTreeSet;
+
 use crate::domain::Domain;
 use crate::domain::policy::{Consent, Displays, Policy, Wishes};
 use crate::plan::commands::Names;
@@ -30,7 +32,7 @@ pub struct Fixed {
     /// The changes that the fix makes, with their reasons.
     pub changes: Vec<String>,
     /// The consents that the fix needs.
-    pub loses: Vec<Consent>,
+    pub loses: BTreeSet<Consent>,
     /// The domain's XML before the fix.
     pub before: String,
     /// The domain's XML after the fix.
@@ -49,11 +51,7 @@ impl Situation {
         policy: &Policy,
         names: &Names,
     ) -> Result<Self, Unfit> {
-        let left_alone = Wishes {
-            display: Some(Displays::Off),
-            ..Wishes::default()
-        };
-        let as_it_is = fix(text, surroundings, policy, &left_alone)?;
+        let as_it_is = fix(text, surroundings, policy, &Wishes::as_it_is())?;
         let own = {
             let document = Document::parse(text)?;
             policy.clone().for_domain(&Domain::new(&document)?)?
@@ -97,20 +95,16 @@ impl Situation {
 /// Describes the fix that a plan makes. `policy` is the option for the policy behind the plan, or
 /// empty.
 fn fixed_by(plan: &Plan, policy: &str, names: &Names, before: &str, after: String) -> Fixed {
-    let mut loses: Vec<Consent> = plan
-        .changes
-        .iter()
+    let changes = plan.changes.iter();
+    let loses: BTreeSet<Consent> = changes
+        .clone()
         .filter_map(|change| change.consent)
         .collect();
-    loses.sort();
-    loses.dedup();
     let consent: Vec<String> = loses.iter().map(ToString::to_string).collect();
-    let consent = if consent.is_empty() {
-        String::new()
-    } else {
-        format!(" --consent {}", consent.join(","))
+    let consent = match &consent[..] {
+        [] => String::new(),
+        all => format!(" --consent {}", all.join(",")),
     };
-    let changes = plan.changes.iter();
     Fixed {
         command: names.fixup(&format!("{policy}{consent}")),
         changes: changes

@@ -39,6 +39,9 @@ use std::fmt;
 use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nix::unistd::{SysconfVar, sysconf};
 
 use crate::domain::shell::in_words;
 
@@ -235,7 +238,7 @@ pub fn leave_no_core() {
 ///
 /// # Errors
 /// Any error of the file system; the path is no regular file.
-pub(crate) fn open_file(path: &Path) -> io::Result<std::fs::File> {
+pub fn open_file(path: &Path) -> io::Result<std::fs::File> {
     let mut options = std::fs::OpenOptions::new();
     let file = options
         .read(true)
@@ -246,6 +249,16 @@ pub(crate) fn open_file(path: &Path) -> io::Result<std::fs::File> {
     } else {
         Err(io::Error::other("it is no regular file"))
     }
+}
+
+/// Returns the time from the host's boot to the start of a process, with suspended times. `stat`: its
+/// proc_pid_stat(5).
+pub fn started_after_boot(stat: &str) -> Option<Duration> {
+    // The name in brackets may contain anything. The third field is the first after it.
+    let (_, fields) = stat.rsplit_once(") ")?;
+    let ticks: u64 = fields.split(' ').nth(22 - 3)?.parse().ok()?;
+    let a_second = u64::try_from(sysconf(SysconfVar::CLK_TCK).ok().flatten()?).ok()?;
+    Some(Duration::from_millis(ticks * 1000 / a_second))
 }
 
 /// Returns whether the host has `/dev/kvm`; `None` for a recorded host without a `dev`.
@@ -271,7 +284,7 @@ pub(crate) fn read_whole(path: &Path, limit: usize) -> io::Result<String> {
 
 /// Returns whether an error means that the file or device does not exist. ENOTDIR: a parent in the
 /// path is a file. ENODEV: sysfs returns it for an attribute whose device has just gone.
-fn is_absent(error: &io::Error) -> bool {
+pub(crate) fn is_absent(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::NotFound
         || error.kind() == io::ErrorKind::NotADirectory
         || error.raw_os_error() == Some(nix::libc::ENODEV)

@@ -80,6 +80,23 @@ impl Context {
         rest.is_some_and(|(_, rest)| !rest.is_empty() && !rest.starts_with(['/', '?']))
     }
 
+    /// Refuses a libvirt of another host's.
+    pub(crate) fn refuse_remote(&self) -> Result<(), Failure> {
+        let problem = "this libvirt is another host's, whose devices and logs can't be seen from here: run gfxplane there";
+        match self.is_remote() {
+            true => Err(Failure::Environment(problem.into())),
+            false => Ok(()),
+        }
+    }
+
+    /// Refuses a recorded host, for this reason.
+    pub(crate) fn refuse_recorded(&self, why: &str) -> Result<(), Failure> {
+        match self.root.is_recorded() {
+            true => Err(Failure::Usage(why.into())),
+            false => Ok(()),
+        }
+    }
+
     /// Asks libvirt for the domain capabilities of an emulator on this machine
     /// ([`crate::host::emulator::AskLibvirt`]). Returns `None` if libvirt is on another host.
     ///

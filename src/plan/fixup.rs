@@ -101,11 +101,7 @@ pub(crate) fn in_rounds(
     wishes: &Wishes,
     plan: Planning<'_>,
 ) -> Result<Fixed, Unfit> {
-    let known = Remembering {
-        surroundings,
-        devices: RefCell::default(),
-        abilities: OnceCell::new(),
-    };
+    let known = Remembering::new(surroundings);
     let once = |text: &str, wishes: &Wishes| once(text, &known, policy, wishes, plan);
     let mut fixed = once(text, wishes)?;
     // One change may make another possible. Both are made now, so that a second run changes
@@ -152,11 +148,22 @@ pub(crate) fn in_rounds(
 /// The greatest number of rounds after the first. No domain needs as many.
 const MOST_ROUNDS: usize = 4;
 
-/// A [`Surroundings`] that remembers each answer, so that nothing is looked up twice.
-struct Remembering<'s> {
+/// The [`Surroundings`] of one domain, with each answer remembered, so that nothing is looked up twice.
+pub struct Remembering<'s> {
     surroundings: &'s dyn Surroundings,
     devices: RefCell<BTreeMap<DeviceId, Known>>,
     abilities: OnceCell<Abilities>,
+}
+
+impl<'s> Remembering<'s> {
+    /// Remembers nothing yet.
+    pub fn new(surroundings: &'s dyn Surroundings) -> Self {
+        Remembering {
+            surroundings,
+            devices: RefCell::default(),
+            abilities: OnceCell::new(),
+        }
+    }
 }
 
 impl Surroundings for Remembering<'_> {

@@ -356,11 +356,7 @@ impl Plan {
         let earlier =
             matches!(&self.before.outcome, Outcome::No(refusal) if refusal.stage < Stage::Devices);
         match &self.host {
-            Some(refusal) if !earlier => Prediction {
-                outcome: Outcome::No(refusal.clone()),
-                heads: Vec::new(),
-                dangers: Vec::new(),
-            },
+            Some(refusal) if !earlier => Prediction::of(Outcome::No(refusal.clone())),
             _ => self.before.clone(),
         }
     }

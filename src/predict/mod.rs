@@ -363,6 +363,15 @@ impl Outcome {
 }
 
 impl Prediction {
+    /// Makes the prediction for a domain of whose screens nothing is said.
+    pub(crate) fn of(outcome: Outcome) -> Self {
+        Prediction {
+            outcome,
+            heads: Vec::new(),
+            dangers: Vec::new(),
+        }
+    }
+
     /// Returns whether the domain certainly starts.
     pub fn starts(&self) -> bool {
         self.outcome == Outcome::Yes

@@ -178,9 +178,12 @@ fn says_nothing_of_the_device(answer: &Answer) -> bool {
     }
 }
 
-/// Triggers a change event for an mdev, through which udev, and then libvirt, learn its new answer.
-/// Never call this in response to an event.
-pub(crate) fn announce(root: &Root, id: DeviceId) -> Result<(), Warning> {
+/// Makes a change event for an mdev whose record has changed, by which udev, and through it libvirt,
+/// notice that more is known of the mdev. Never call this in answer to an event.
+pub(crate) fn announce(root: &Root, id: DeviceId, written: Option<Written>) -> Result<(), Warning> {
+    if written != Some(Written::Changed) || !matches!(id, DeviceId::Mdev(_)) {
+        return Ok(());
+    }
     let path = root.device(id).join("uevent");
     fs::write(&path, "change")
         .map_err(|error| Warning::new(path, format!("no change event: {error}")))

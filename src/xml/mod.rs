@@ -301,8 +301,20 @@ impl<'d, 'a> Element<'d, 'a> {
 /// Returns the text of a file, if it is UTF-8.
 ///
 /// # Errors
-/// [`XmlError`] for other encodings, with the place and the fix.
+/// [`XmlError`] for other encodings, with the place and the fix, and for more than [`MAX_SIZE`]
+/// bytes.
 pub fn from_bytes(bytes: Vec<u8>) -> Result<String, XmlError> {
+    let refused = |problem| {
+        Err(XmlError {
+            line: 1,
+            column: 1,
+            problem,
+        })
+    };
+    // The last of the bytes that were read may be half a character.
+    if bytes.len() > MAX_SIZE {
+        return refused(wellformed::too_large());
+    }
     for (start, encoding) in [
         (&b"\xff\xfe\0\0"[..], "UTF-32"),
         (b"\0\0\xfe\xff", "UTF-32"),
@@ -312,11 +324,7 @@ pub fn from_bytes(bytes: Vec<u8>) -> Result<String, XmlError> {
         (b"\0<", "UTF-16BE"),
     ] {
         if bytes.starts_with(start) {
-            return Err(XmlError {
-                line: 1,
-                column: 1,
-                problem: wellformed::other_encoding(encoding),
-            });
+            return refused(wellformed::other_encoding(encoding));
         }
     }
     String::from_utf8(bytes).map_err(|error| {

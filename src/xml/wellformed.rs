@@ -119,6 +119,11 @@ pub(super) fn character(reference: &str) -> Option<char> {
 }
 
 /// Returns why a document in this encoding is refused, and the fix.
+pub(super) fn too_large() -> String {
+    let size = MAX_SIZE / 1024 / 1024;
+    format!("the document is larger than {size} MiB: expected less")
+}
+
 pub(super) fn other_encoding(encoding: &str) -> String {
     format!(
         "the encoding is {encoding}: expected UTF-8 (`iconv -f {encoding} -t UTF-8` converts it; \
@@ -152,9 +157,7 @@ impl Builder<'_> {
     fn document(&mut self) -> Result<(), XmlError> {
         let text = self.text;
         if text.len() > MAX_SIZE {
-            let size = MAX_SIZE / 1024 / 1024;
-            let problem = format!("the document is larger than {size} MiB: expected less");
-            return refuse(text, 0, problem);
+            return refuse(text, 0, too_large());
         }
         characters(text)?;
         let mut reader = Reader::from_str(text);

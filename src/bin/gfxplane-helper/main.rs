@@ -17,6 +17,7 @@ mod wrapper;
 use std::ffi::OsString;
 use std::io::{self, Write};
 
+use gfxplane::domain::shell::plain;
 use gfxplane::host::{Root, callout, leave_no_core};
 use gfxplane::publish::inventory::Sources;
 use gfxplane::publish::mdevctl_call::Call;
@@ -37,7 +38,6 @@ const USAGE: &str = "usage: gfxplane-helper capability UUID|PCI-ADDRESS|NODE-DEV
        gfxplane-helper callout   (makes mdevctl's link to it, or takes it away, as the setting \"callout\" says)
        mdevctl …   (a link of this name: mdevctl for libvirt before 10.1)";
 
-/// Does what the arguments say and returns the exit code.
 fn run() -> u8 {
     leave_no_core();
     let mut arguments = std::env::args_os();
@@ -62,10 +62,7 @@ fn run() -> u8 {
         ["capability", device] => capability(&root(), device),
         ["callout"] => match callout::set(&root()) {
             Ok(()) => SUCCESS,
-            Err(error) => {
-                let _ = writeln!(io::stderr(), "gfxplane-helper: mdevctl's link: {error}");
-                FAILURE
-            }
+            Err(error) => fail(&format!("mdevctl's link: {error}")),
         },
         _ => {
             let _ = writeln!(io::stderr(), "{USAGE}");
@@ -82,18 +79,19 @@ fn root() -> Root {
 /// Prints the capability element of a device or parent, alone. Returns the exit code.
 fn capability(root: &Root, device: &str) -> u8 {
     let sources = Sources::read(root);
-    let capability = offline::find(&sources, device).map(|(_, node)| node.capability(&sources));
-    match capability {
-        Some(capability) => match writeln!(io::stdout(), "{capability}") {
-            Ok(()) => SUCCESS,
-            Err(_) => FAILURE,
-        },
-        None => {
-            let _ = writeln!(
-                io::stderr(),
-                "gfxplane-helper: there is no vfio device or mdev parent {device:?}"
-            );
-            FAILURE
-        }
+    let Some((_, node)) = offline::find(&sources, device) else {
+        return fail(&format!(
+            "there is no vfio device or mdev parent {device:?}"
+        ));
+    };
+    match writeln!(io::stdout(), "{}", node.capability(&sources)) {
+        Ok(()) => SUCCESS,
+        Err(_) => FAILURE,
     }
+}
+
+/// Says what is wrong, and returns the exit code.
+fn fail(problem: &str) -> u8 {
+    let _ = writeln!(io::stderr(), "gfxplane-helper: {}", plain(problem));
+    FAILURE
 }

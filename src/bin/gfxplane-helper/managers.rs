@@ -6,21 +6,17 @@
 
 use std::cell::RefCell;
 use std::ffi::{OsStr, OsString};
-use std::fs::OpenOptions;
 use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
-
-use nix::libc;
 
 use gfxplane::device::id::DeviceId;
 use gfxplane::domain::shell::plain;
 use gfxplane::domain::{Domain, Hostdev};
 use gfxplane::host::emulator::{self, Asking};
 use gfxplane::host::rewrite::rewrite;
-use gfxplane::host::{Root, Warning, settings, udev};
+use gfxplane::host::{Root, Warning, open_file, settings, udev};
 use gfxplane::plan::fixup::Surroundings;
 use gfxplane::plan::managers::kubevirt::Vmi;
 use gfxplane::plan::managers::{Wish, adapt, lines, ovirt_wish};
@@ -170,22 +166,15 @@ fn of_vdsm(variable: &str, hook: impl FnOnce(&Path) -> Result<(), String>) -> u8
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, String> {
-    let at = |error: io::Error| error.to_string();
     let mut bytes = Vec::new();
-    let mut options = OpenOptions::new();
-    // With O_NONBLOCK, a FIFO at this path can't block the start.
-    options.read(true).custom_flags(libc::O_NONBLOCK);
-    let file = options.open(path).map_err(at)?;
-    if !file.metadata().map_err(at)?.is_file() {
-        return Err("it is no regular file".into());
-    }
     // Read one byte more than the limit, to notice a larger file.
     let limit = xml::MAX_SIZE as u64 + 1;
-    file.take(limit).read_to_end(&mut bytes).map_err(at)?;
-    if bytes.len() as u64 >= limit {
-        return Err("it is larger than 16 MiB".into());
+    let read = open_file(path).and_then(|file| file.take(limit).read_to_end(&mut bytes));
+    match read {
+        Ok(_) if bytes.len() > xml::MAX_SIZE => Err("it is larger than 16 MiB".into()),
+        Ok(_) => Ok(bytes),
+        Err(error) => Err(error.to_string()),
     }
-    Ok(bytes)
 }
 
 fn before_vm_start(root: &Root, path: &Path) -> Result<(), String> {

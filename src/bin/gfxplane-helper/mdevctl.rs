@@ -9,21 +9,23 @@ use std::io::{self, Write};
 use std::time::{Duration, Instant};
 
 use nix::time::{ClockId, clock_gettime};
-use nix::unistd::{SysconfVar, alarm, sysconf};
+use nix::unistd::alarm;
 
 use gfxplane::device::id::DeviceId;
-use gfxplane::domain::shell::plain;
 use gfxplane::host::answers::Place;
-use gfxplane::host::{Root, callout, mdevctl, run, settings, udev};
+use gfxplane::host::{Root, callout, mdevctl, run, settings, started_after_boot, udev};
 use gfxplane::predict::hints::hints;
 use gfxplane::publish::inventory;
 use gfxplane::publish::mdevctl_call::{Call, is_list, verb};
 use gfxplane::publish::words::{attributes, words};
 
-use crate::{FAILURE, SUCCESS};
+use crate::{SUCCESS, fail};
 
 /// The time after which SIGALRM ends the notifier, in seconds. The wait for a probe comes on top.
 const LIMIT: u32 = 10;
+
+/// The precision of the time at which a process was started (USER_HZ).
+const TICK: Duration = Duration::from_millis(10);
 
 /// "Not my device": mdevctl asks the next script.
 const NOT_MINE: u8 = 2;
@@ -45,7 +47,6 @@ pub(crate) fn run(root: &Root, call: &Call) -> u8 {
     }
 }
 
-/// Returns the command line of the process that called us.
 fn caller() -> Vec<u8> {
     let parent = std::os::unix::process::parent_id();
     std::fs::read(format!("/proc/{parent}/cmdline")).unwrap_or_default()
@@ -76,27 +77,15 @@ pub(crate) fn words_of(root: &Root, id: DeviceId) -> Option<Vec<(String, String)
 }
 
 /// Returns the time (CLOCK_MONOTONIC) at which the process that called us was started, one tick
-/// early; zero if that can't be read. Field 22 of `/proc/PID/stat` counts ticks of CLOCK_BOOTTIME,
-/// so the time is converted.
+/// early; zero if that can't be read.
 fn caller_started() -> Duration {
     let clock = |id| clock_gettime(id).map_or(Duration::ZERO, Duration::from);
     let parent = std::os::unix::process::parent_id();
     let stat = std::fs::read_to_string(format!("/proc/{parent}/stat")).unwrap_or_default();
-    // The second field is a name in parentheses, which may contain anything.
-    let ticks = stat
-        .rsplit(") ")
-        .next()
-        .and_then(|rest| rest.split(' ').nth(19));
-    let per_second = sysconf(SysconfVar::CLK_TCK)
-        .ok()
-        .flatten()
-        .unwrap_or(100)
-        .max(1) as u64;
-    let Some(ticks) = ticks.and_then(|ticks| ticks.parse::<u64>().ok()) else {
+    let Some(started) = started_after_boot(&stat) else {
         return Duration::ZERO;
     };
-    let started = Duration::from_millis(ticks.saturating_sub(1) * 1000 / per_second);
-    let ago = clock(ClockId::CLOCK_BOOTTIME).saturating_sub(started);
+    let ago = clock(ClockId::CLOCK_BOOTTIME).saturating_sub(started.saturating_sub(TICK));
     clock(ClockId::CLOCK_MONOTONIC).saturating_sub(ago)
 }
 
@@ -137,9 +126,6 @@ fn notify(root: &Root, call: &Call, action: &str) -> u8 {
     };
     match problem {
         None => SUCCESS,
-        Some(problem) => {
-            let _ = writeln!(io::stderr(), "gfxplane-helper: {}", plain(&problem));
-            FAILURE
-        }
+        Some(problem) => fail(&problem),
     }
 }

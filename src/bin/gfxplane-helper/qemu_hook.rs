@@ -6,16 +6,15 @@
 //! The domain starts, whatever goes wrong here. Only the exit code 77 keeps the domain from
 //! starting, and the hook returns it only for a [`Verdict::Veto`].
 
-use std::cell::{OnceCell, RefCell};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::net::UnixDatagram;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nix::errno::Errno;
-use nix::unistd::{alarm, geteuid, read};
+use memchr::memmem;
+use nix::unistd::{alarm, geteuid};
 
 use gfxplane::daemon::hook::{self, Definition, Operation, Verdict};
 use gfxplane::device::id::DeviceId;
@@ -25,7 +24,7 @@ use gfxplane::host::config::{Config, HookMode};
 use gfxplane::host::emulator::{self, Asking, Kind};
 use gfxplane::host::requests::{self, Request};
 use gfxplane::host::{Root, run, settings};
-use gfxplane::plan::fixup::Surroundings;
+use gfxplane::plan::fixup::{Remembering, Surroundings};
 use gfxplane::predict::abilities::Abilities;
 use gfxplane::predict::screens::Known;
 use gfxplane::publish::inventory::{self, Reading};
@@ -46,9 +45,6 @@ const SOON: Duration = Duration::from_millis(200);
 /// The beginning of every `<hostdev>`. The hook ignores a domain without it.
 const HOSTDEV: &[u8] = b"<hostdev";
 
-/// The size of the first read in bytes: enough for most domains.
-const AT_ONCE: usize = 64 * 1024;
-
 /// `<28>`: facility daemon, warning (RFC 3164).
 const JOURNAL: &str = "<28>gfxplane: ";
 
@@ -61,25 +57,23 @@ pub(crate) fn run(root: &Root, operation: &OsStr) -> u8 {
     if !root.is_recorded() && !geteuid().is_root() {
         return SUCCESS;
     }
-    let operation = operation.to_str().and_then(Operation::parse);
-    let (Some(operation), Some(bytes)) = (operation, stdin()) else {
-        return SUCCESS;
-    };
-    if !has(&bytes, HOSTDEV) {
-        return SUCCESS;
-    }
-    let Ok(text) = xml::from_bytes(bytes) else {
-        return SUCCESS;
-    };
-    let Ok(document) = Document::parse(&text) else {
-        return SUCCESS;
-    };
-    let Ok(domain) = Domain::new(&document) else {
-        return SUCCESS;
-    };
+    look(root, operation).unwrap_or(SUCCESS)
+}
+
+/// Looks at the domain on stdin, and returns the exit code; `None` for a call or a domain that is
+/// none of the hook's.
+fn look(root: &Root, operation: &OsStr) -> Option<u8> {
+    let operation = Operation::parse(operation.to_str()?)?;
+    let mut bytes = Vec::new();
+    let limit = xml::MAX_SIZE as u64 + 1;
+    io::stdin().take(limit).read_to_end(&mut bytes).ok()?;
+    memmem::find(&bytes, HOSTDEV)?;
+    let text = xml::from_bytes(bytes).ok()?;
+    let document = Document::parse(&text).ok()?;
+    let domain = Domain::new(&document).ok()?;
     let devices = hook::devices(&domain);
     if devices.is_empty() {
-        return SUCCESS;
+        return None;
     }
     let config = config(root);
     // This happens even if the hook is off: no start may meet a probe of ours, and only this tells
@@ -96,12 +90,12 @@ pub(crate) fn run(root: &Root, operation: &OsStr) -> u8 {
             }
             // The devices become free, and the daemon can learn from the domain's log.
             leave(root, &domain, false);
-            return SUCCESS;
+            return None;
         }
         Operation::Migrate | Operation::Restore => {}
     }
     if config.hook == HookMode::Off {
-        return SUCCESS;
+        return None;
     }
     let verdict = verdict(root, operation, &text, (&document, &domain), &config);
     let is_veto = matches!(verdict, Verdict::Veto { .. });
@@ -111,7 +105,7 @@ pub(crate) fn run(root: &Root, operation: &OsStr) -> u8 {
             let _ = requests::forget_veto(root, uuid);
         }
     }
-    answer(root, &domain, verdict)
+    Some(answer(root, &domain, verdict))
 }
 
 /// Returns the hook's verdict about a domain. `text` is its XML.
@@ -122,12 +116,9 @@ fn verdict(
     (document, domain): (&Document<'_>, &Domain<'_, '_>),
     config: &Config,
 ) -> Verdict {
-    let host = ThisHost {
-        root,
-        devices: RefCell::default(),
-        reading: Reading::new(root),
-        abilities: OnceCell::new(),
-    };
+    let reading = Reading::new(root);
+    let host = ThisHost { root, reading };
+    let host = Remembering::new(&host);
     match operation {
         Operation::Prepare => {
             let definition = definition(root, domain.name.as_deref());
@@ -186,33 +177,6 @@ fn say_when_late(root: &Root, domain: &Domain<'_, '_>) {
         journal(&root, &line);
     };
     let _ = thread::Builder::new().stack_size(64 * 1024).spawn(say);
-}
-
-/// Returns all of stdin; `None` if it can't be read or is larger than a document may be.
-fn stdin() -> Option<Vec<u8>> {
-    let stdin = io::stdin();
-    let mut bytes = vec![0; AT_ONCE];
-    let mut length = 0;
-    loop {
-        if length == bytes.len() {
-            if length > xml::MAX_SIZE {
-                return None;
-            }
-            bytes.resize(2 * length, 0);
-        }
-        match read(&stdin, &mut bytes[length..]) {
-            Ok(0) => break,
-            Ok(count) => length += count,
-            Err(Errno::EINTR) => {}
-            Err(_) => return None,
-        }
-    }
-    bytes.truncate(length);
-    (length <= xml::MAX_SIZE).then_some(bytes)
-}
-
-fn has(bytes: &[u8], wanted: &[u8]) -> bool {
-    bytes.windows(wanted.len()).any(|window| window == wanted)
 }
 
 /// Returns the settings. If a file can't be used, it may have switched the hook off. So the hook
@@ -292,41 +256,24 @@ fn journal(root: &Root, line: &str) {
 /// This host. Only the facts about the domain's devices are read.
 struct ThisHost<'r> {
     root: &'r Root,
-    devices: RefCell<BTreeMap<DeviceId, Known>>,
     reading: Reading,
-    /// The abilities for the domain that the hook was called for.
-    abilities: OnceCell<Abilities>,
-}
-
-impl ThisHost<'_> {
-    /// Returns what the valid record of a device says, without reading rules and types. Reads
-    /// everything about the device if it has no valid record, if the record has no answer, or if
-    /// the kernel makes a statement about the type.
-    fn look(&self, id: DeviceId) -> Known {
-        let mut unheard = Vec::new();
-        // A statement of the kernel about the type would outrank the record.
-        let by_kernel = || self.root.device(id).join("mdev_type/vfio-pci").exists();
-        inventory::recorded(self.root, id, &mut unheard)
-            .filter(|known| known.finding.facts.display.is_answer() && !by_kernel())
-            .unwrap_or_else(|| self.reading.known(id, &mut unheard))
-    }
 }
 
 impl Surroundings for ThisHost<'_> {
+    /// Returns what the valid record of a device says, without reading rules and types. Reads
+    /// everything about the device if it has no valid record, if the record has no answer, or if
+    /// the kernel makes a statement about the type.
     fn known(&self, device: DeviceId) -> Known {
-        if let Some(known) = self.devices.borrow().get(&device) {
-            return known.clone();
-        }
-        let known = self.look(device);
-        self.devices.borrow_mut().insert(device, known.clone());
-        known
+        let mut unheard = Vec::new();
+        // A statement of the kernel about the type would outrank the record.
+        let by_kernel = || self.root.device(device).join("mdev_type/vfio-pci").exists();
+        inventory::recorded(self.root, device, &mut unheard)
+            .filter(|known| known.finding.facts.display.is_answer() && !by_kernel())
+            .unwrap_or_else(|| self.reading.known(device, &mut unheard))
     }
 
     fn abilities(&self, domain: &Domain<'_, '_>) -> Abilities {
-        let find = || {
-            let emulator = domain.program();
-            emulator::abilities(self.root, &emulator, Asking::Cached, &mut Vec::new())
-        };
-        self.abilities.get_or_init(find).clone()
+        let emulator = domain.program();
+        emulator::abilities(self.root, &emulator, Asking::Cached, &mut Vec::new())
     }
 }

@@ -11,7 +11,6 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::{File, Metadata};
 use std::io::{self, Read, Seek, Write};
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
@@ -24,7 +23,7 @@ use nix::sys::signal::{Signal, raise};
 use uuid::Uuid;
 
 use crate::mdevctl::words_of;
-use crate::{FAILURE, SUCCESS};
+use crate::{FAILURE, SUCCESS, fail};
 
 /// The file name under which libvirt runs mdevctl. If we are called by this name, we act as
 /// mdevctl.
@@ -62,10 +61,7 @@ pub(crate) fn run(root: &Root, program: &OsStr, arguments: &[OsString]) -> u8 {
         match without_our_attributes() {
             Ok(Some(definition)) => drop(command.stdin(definition)),
             Ok(None) => {}
-            Err(error) => {
-                say(&format!("the definition on stdin: {error}"));
-                return FAILURE;
-            }
+            Err(error) => return fail(&format!("the definition on stdin: {error}")),
         }
     }
     become_it(command)
@@ -127,7 +123,7 @@ fn without_mdevctl(arguments: &[OsString]) -> u8 {
             Err(_) => FAILURE,
         };
     }
-    say("there is no mdevctl in PATH");
+    fail("there is no mdevctl in PATH");
     NOT_FOUND
 }
 
@@ -191,10 +187,7 @@ fn known(root: &Root, parent: &str, uuid: Uuid) -> Option<Vec<(String, String)>>
 fn end(ended: io::Result<ExitStatus>, written: bool) -> u8 {
     let ended = match ended {
         Ok(ended) => ended,
-        Err(error) => {
-            say(&format!("waiting for mdevctl: {error}"));
-            return FAILURE;
-        }
+        Err(error) => return fail(&format!("waiting for mdevctl: {error}")),
     };
     if let Some(signal) = ended.signal() {
         if let Ok(signal) = Signal::try_from(signal) {
@@ -231,12 +224,8 @@ fn without_our_attributes() -> io::Result<Option<File>> {
 fn become_it(mut command: Command) -> u8 {
     let error = command.exec();
     let program = Path::new(command.get_program()).display();
-    say(&format!("{program} can't be run: {error}"));
+    fail(&format!("{program} can't be run: {error}"));
     NOT_FOUND
-}
-
-fn say(what: &str) {
-    let _ = io::stderr().write_all(OsStr::new(&format!("gfxplane-helper: {what}\n")).as_bytes());
 }
 
 #[cfg(test)]

@@ -36,7 +36,6 @@ use gfxplane::probe::{Asked, Manner, Prober, child};
 use gfxplane::publish::inventory::{Sources, active};
 use gfxplane::publish::words::{neutral_properties, properties, words};
 
-/// Does what the arguments say and returns the exit code.
 fn run() -> u8 {
     fill_standard_files();
     // Everybody may read our files in /run, but only we may write them.

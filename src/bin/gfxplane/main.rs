@@ -18,7 +18,6 @@ fn main() -> ExitCode {
     ExitCode::from(run())
 }
 
-/// Does what the arguments say and returns the exit code.
 fn run() -> u8 {
     if let Some(line) = Line::asked() {
         return match other("gfxplane-libvirt").filter(|_| cfg!(feature = "libvirt")) {

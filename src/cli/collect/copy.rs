@@ -2,12 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ffi::{OsStr, OsString};
-use std::fs::{self, OpenOptions};
+use std::fs;
 use std::io::{self, Read};
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt, PermissionsExt, symlink};
+use std::os::unix::fs::{FileTypeExt, PermissionsExt, symlink};
 use std::path::{Component, Path, PathBuf};
-
-use nix::libc;
 
 use crate::device::rules::BUILT_IN;
 use crate::explain::doctor::examine;
@@ -15,7 +13,7 @@ use crate::explain::doctor::{self, HOOK_PROGRAM, Moment, UdevRule};
 use crate::host::callout;
 use crate::host::emulator::{self, AskLibvirt, Asking};
 use crate::host::mdevctl::WRAPPER;
-use crate::host::{Last, Root, Warning};
+use crate::host::{Last, Root, Warning, is_absent, open_file};
 use crate::libvirt::Failure;
 use crate::predict::abilities::Abilities;
 
@@ -322,16 +320,13 @@ fn examined_files(host: &doctor::Host) -> Vec<(PathBuf, String, bool)> {
         files.push((script.path.clone(), String::new(), script.executable));
     }
     for profile in &host.profiles {
-        let rule = |allowed, rule: &str| {
-            if allowed {
-                format!("{rule}\n")
-            } else {
-                String::new()
-            }
-        };
-        let text = rule(profile.hooks, "/etc/libvirt/hooks/** rmix,")
-            + &rule(profile.helper, "/usr/bin/* PUx,")
-            + &rule(profile.hook_program, &format!("{HOOK_PROGRAM} PUx,"));
+        let rules = [
+            (profile.hooks, "/etc/libvirt/hooks/** rmix,\n".to_owned()),
+            (profile.helper, "/usr/bin/* PUx,\n".to_owned()),
+            (profile.hook_program, format!("{HOOK_PROGRAM} PUx,\n")),
+        ];
+        let allowed = rules.into_iter().filter(|(is_allowed, _)| *is_allowed);
+        let text = allowed.map(|(_, rule)| rule).collect();
         let path = format!("/etc/apparmor.d/usr.sbin.{}", profile.daemon);
         files.push((path.into(), text, false));
         let enabled = "/sys/module/apparmor/parameters/enabled";
@@ -339,30 +334,17 @@ fn examined_files(host: &doctor::Host) -> Vec<(PathBuf, String, bool)> {
     }
     if let Some(selinux) = host.selinux {
         let digit = |is| u8::from(is).to_string();
-        files.push((
-            "/sys/fs/selinux/enforce".into(),
-            digit(selinux.enforcing),
-            false,
-        ));
-        if let Some(is) = selinux.hooks_unconfined {
-            let path = "/sys/fs/selinux/booleans/virt_hooks_unconfined";
-            files.push((path.into(), digit(is), false));
-        }
+        let directory = Path::new("/sys/fs/selinux");
+        let boolean = directory.join("booleans/virt_hooks_unconfined");
+        files.push((directory.join("enforce"), digit(selinux.enforcing), false));
+        let unconfined = selinux.hooks_unconfined;
+        files.extend(unconfined.map(|is| (boolean, digit(is), false)));
     }
     files
 }
 
 fn unwritable(path: &Path, error: &io::Error) -> Failure {
     Failure::Environment(format!("{}: {error}", path.display()))
-}
-
-/// Returns whether an error means that the file has disappeared, as may happen in sysfs.
-fn is_absent(error: &io::Error) -> bool {
-    let gone = error.raw_os_error() == Some(libc::ENODEV);
-    gone || matches!(
-        error.kind(),
-        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
-    )
 }
 
 /// Returns whether the target of a link in this directory is relative and stays below the root.
@@ -394,14 +376,10 @@ fn text_of(path: &Path, name: &OsStr) -> Result<Vec<u8>, String> {
     {
         return Err("it tells this machine from others".into());
     }
-    let mut options = OpenOptions::new();
-    // With O_NONBLOCK, a file that has become a FIFO meanwhile can't block us.
-    options.read(true).custom_flags(libc::O_NONBLOCK);
-    let file = options.open(path).map_err(|error| error.to_string())?;
     let mut bytes = Vec::new();
-    file.take(MAX_FILE as u64 + 1)
-        .read_to_end(&mut bytes)
-        .map_err(|error| error.to_string())?;
+    let read =
+        open_file(path).and_then(|file| file.take(MAX_FILE as u64 + 1).read_to_end(&mut bytes));
+    read.map_err(|error| error.to_string())?;
     if bytes.len() > MAX_FILE {
         return Err("it is larger than 64 KiB".into());
     }
@@ -416,15 +394,14 @@ fn is_built_in(directory: &Path) -> bool {
     let Ok(entries) = fs::read_dir(directory) else {
         return false;
     };
-    let mut files: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
-    files.sort();
-    let mut built_in: Vec<_> = BUILT_IN.to_vec();
-    built_in.sort_unstable();
-    files.len() == built_in.len()
-        && files.iter().zip(built_in).all(|(file, (name, text))| {
-            file.file_name().is_some_and(|file| file == name)
-                && fs::read_to_string(file).is_ok_and(|file| file == text)
-        })
+    let file = |entry: fs::DirEntry| {
+        let name = entry.file_name().into_string().ok()?;
+        Some((name, fs::read_to_string(entry.path()).ok()?))
+    };
+    let files: Option<BTreeMap<String, String>> = entries.flatten().map(file).collect();
+    let built_in = BUILT_IN.iter();
+    let built_in = built_in.map(|(name, text)| ((*name).to_owned(), (*text).to_owned()));
+    files == Some(built_in.collect())
 }
 
 #[cfg(test)]

@@ -15,210 +15,71 @@ use crate::xml::{Document, Edit, Element, escape};
 /// The text that replaces a value.
 const LEFT_OUT: &str = "left-out";
 
-/// The way in which the value of an attribute is kept.
-#[derive(Debug, Clone, Copy)]
-enum How {
-    /// The value stays if it is a single word.
-    Word,
-    /// The value stays if it is a number.
-    Number,
-    /// The value stays if it is a unit of memory.
-    Unit,
-    /// The value stays if it names a device of the host.
-    Device,
-    /// The value stays if libvirt accepts it as an alias.
-    Alias,
-    /// The value stays if it is a vfio driver.
-    Driver,
-    /// The value stays if it is `none`.
-    None_,
-    /// The value stays if it is an address that many machines have. Otherwise another address
-    /// replaces it.
-    Address,
-    /// The value stays if it is a render node. Otherwise another path replaces it.
-    Node,
-    /// Another text replaces the value, to show only that the attribute exists.
-    There,
-    /// The value stays if it is no more than a switch or a number.
-    Telling,
-}
-use How::{Address, Alias, Device, Driver, Node, None_, Number, Telling, There, Unit, Word};
-
-/// The elements that are kept, by their paths below `<domain>`, and their attributes. `devices/*`
-/// means any of [`DEVICES`], and any hostdev, graphics or video.
-const KEPT: &[(&str, &[(&str, How)])] = &[
-    ("", &[("type", Word)]),
-    ("memory", &[("unit", Unit)]),
-    ("currentMemory", &[("unit", Unit)]),
-    ("vcpu", &[]),
-    ("memoryBacking", &[]),
-    ("memoryBacking/source", &[("type", Word)]),
-    ("memoryBacking/access", &[("mode", Word)]),
-    ("os", &[("firmware", Word)]),
-    ("os/type", &[("arch", Word), ("machine", Word)]),
-    ("os/loader", &[("type", Word)]),
-    ("metadata", &[]),
-    ("metadata/libosinfo:libosinfo", &[]),
-    ("metadata/libosinfo:libosinfo/libosinfo:os", &[("id", Word)]),
-    (
-        "metadata/gfxplane:policy",
-        &[
-            ("display", Word),
-            ("unknown", Word),
-            ("video", Word),
-            ("boot_display", Word),
-            ("guest", Word),
-            ("consent", Word),
-        ],
-    ),
-    ("devices", &[]),
-    ("devices/emulator", &[]),
-    (
-        "devices/hostdev",
-        &[
-            ("mode", Word),
-            ("type", Word),
-            ("managed", Word),
-            ("model", Word),
-            ("display", Word),
-            ("ramfb", Word),
-        ],
-    ),
-    ("devices/hostdev/source", &[]),
-    (
-        "devices/hostdev/source/address",
-        &[
-            ("uuid", Device),
-            ("domain", Number),
-            ("bus", Number),
-            ("slot", Number),
-            ("function", Number),
-        ],
-    ),
-    (
-        "devices/hostdev/driver",
-        &[("name", Driver), ("model", Driver)],
-    ),
-    ("devices/hostdev/boot", &[("order", Number)]),
-    ("devices/hostdev/rom", &[("bar", Word), ("file", There)]),
-    ("devices/interface", &[("type", Word)]),
-    ("devices/interface/mac", &[]),
-    (
-        "devices/graphics",
-        &[
-            ("type", Word),
-            ("port", Number),
-            ("tlsPort", Number),
-            ("autoport", Word),
-            ("listen", Address),
-            ("socket", There),
-            ("address", There),
-            ("defaultMode", Word),
-            ("p2p", Word),
-            ("replaceUser", Word),
-            ("multiUser", Word),
-        ],
-    ),
-    (
-        "devices/graphics/listen",
-        &[
-            ("type", Word),
-            ("address", Address),
-            ("network", There),
-            ("socket", There),
-        ],
-    ),
-    (
-        "devices/graphics/gl",
-        &[("enable", Word), ("rendernode", Node)],
-    ),
-    (
-        "devices/graphics/channel",
-        &[("name", Word), ("mode", Word)],
-    ),
-    ("devices/video", &[]),
-    ("devices/video/driver", &[("name", Word)]),
-    (
-        "devices/video/model",
-        &[
-            ("type", Word),
-            ("ram", Number),
-            ("vram", Number),
-            ("vram64", Number),
-            ("vgamem", Number),
-            ("heads", Number),
-            ("primary", Word),
-            ("blob", Word),
-            ("edid", Word),
-            ("device", Word),
-        ],
-    ),
-    (
-        "devices/video/model/acceleration",
-        &[("accel2d", Word), ("accel3d", Word), ("rendernode", Node)],
-    ),
-    (
-        "devices/video/model/resolution",
-        &[("x", Number), ("y", Number)],
-    ),
-    ("devices/*", &[("type", Word), ("model", Word)]),
-    ("devices/*/model", &[("type", None_)]),
-    ("devices/*/alias", &[("name", Alias)]),
-    (
-        "devices/*/address",
-        &[
-            ("type", Word),
-            ("domain", Number),
-            ("bus", Number),
-            ("slot", Number),
-            ("function", Number),
-            ("multifunction", Word),
-        ],
-    ),
-    ("qemu:commandline", &[]),
-    ("qemu:commandline/qemu:arg", &[]),
-    ("qemu:commandline/qemu:env", &[("name", Word)]),
-    ("qemu:capabilities", &[]),
-    ("qemu:capabilities/qemu:add", &[("capability", Word)]),
-    ("qemu:capabilities/qemu:del", &[("capability", Word)]),
-    ("qemu:override", &[]),
-    ("qemu:override/qemu:device", &[("alias", Alias)]),
-    ("qemu:override/qemu:device/qemu:frontend", &[]),
-    (
-        "qemu:override/qemu:device/qemu:frontend/qemu:property",
-        &[("name", Word), ("type", Word), ("value", Telling)],
-    ),
-];
+/// The elements that are kept, one a line: the path below `<domain>` (`.` for that itself), and the
+/// attributes. `devices/*` stands for each of [`DEVICES`]. The word behind an attribute's colon says
+/// which values stay; without one, a value stays if it is a word, as libvirt has them:
+///
+/// * `number`, `unit` (of memory), `device` (a name of the host's), `alias`, `driver` (of vfio),
+///   `none`: any other value leaves the attribute out.
+/// * `address` that many machines have, `node` (a render node), `telling` (a switch or a number),
+///   `there` (only an empty value): another text takes any other value's place.
+const KEPT: &str = "
+. type
+memory unit:unit
+currentMemory unit:unit
+vcpu
+memoryBacking
+memoryBacking/source type
+memoryBacking/access mode
+os firmware
+os/type arch machine
+os/loader type
+metadata
+metadata/libosinfo:libosinfo
+metadata/libosinfo:libosinfo/libosinfo:os id
+metadata/gfxplane:policy display unknown video boot_display guest consent
+devices
+devices/emulator
+devices/hostdev mode type managed model display ramfb
+devices/hostdev/source
+devices/hostdev/source/address uuid:device domain:number bus:number slot:number function:number
+devices/hostdev/driver name:driver model:driver
+devices/hostdev/boot order:number
+devices/hostdev/rom bar file:there
+devices/interface type
+devices/interface/mac
+devices/graphics type port:number tlsPort:number autoport listen:address socket:there \
+    address:there defaultMode p2p replaceUser multiUser
+devices/graphics/listen type address:address network:there socket:there
+devices/graphics/gl enable rendernode:node
+devices/graphics/channel name mode
+devices/video
+devices/video/driver name
+devices/video/model type ram:number vram:number vram64:number vgamem:number heads:number primary \
+    blob edid device
+devices/video/model/acceleration accel2d accel3d rendernode:node
+devices/video/model/resolution x:number y:number
+devices/* type model
+devices/*/model type:none
+devices/*/alias name:alias
+devices/*/address type domain:number bus:number slot:number function:number multifunction
+qemu:commandline
+qemu:commandline/qemu:arg
+qemu:commandline/qemu:env name
+qemu:capabilities
+qemu:capabilities/qemu:add capability
+qemu:capabilities/qemu:del capability
+qemu:override
+qemu:override/qemu:device alias:alias
+qemu:override/qemu:device/qemu:frontend
+qemu:override/qemu:device/qemu:frontend/qemu:property name type value:telling";
 
 /// The libvirt devices whose type and address are kept, because an address decides where other
 /// devices go (libvirt docs/formatdomain.rst). Disks and file systems have nothing to do with
 /// screens.
-const DEVICES: [&str; 24] = [
-    "audio",
-    "channel",
-    "console",
-    "controller",
-    "crypto",
-    "hub",
-    "input",
-    "interface",
-    "iommu",
-    "lease",
-    "memballoon",
-    "memory",
-    "panic",
-    "parallel",
-    "pstore",
-    "redirdev",
-    "rng",
-    "serial",
-    "shmem",
-    "smartcard",
-    "sound",
-    "tpm",
-    "vsock",
-    "watchdog",
-];
+const DEVICES: &str = "audio channel console controller crypto graphics hostdev hub input interface iommu \
+    lease memballoon memory panic parallel pstore redirdev rng serial shmem smartcard sound tpm \
+    video vsock watchdog";
 
 /// Variables of QEMU's environment that are kept, without their values.
 const VARIABLES: [&str; 3] = ["DISPLAY", "WAYLAND_DISPLAY", "GDK_BACKEND"];
@@ -272,11 +133,11 @@ fn veil<'d, 'a>(
         let is_arg = path == Some("qemu:commandline/qemu:arg") && name == "value";
         let namespaces = [QEMU_NAMESPACE, POLICY_NAMESPACE, LIBOSINFO_NAMESPACE];
         let is_namespace = name.starts_with("xmlns") && namespaces.contains(&value.as_ref());
-        let how = known.iter().find(|(known, _)| *known == name);
-        let kept = how.and_then(|(_, how)| how.kept(&value));
+        let kind = known.iter().find(|(known, _)| *known == name);
+        let kept = kind.and_then(|(_, kind)| kept_as(kind, &value));
         if is_arg {
             arguments.push((element, value.into_owned()));
-        } else if !is_namespace && kept.as_deref() != Some(&value) {
+        } else if !is_namespace && kept != Some(&value) {
             edits.push(element.set_attribute(name, VEIL));
         }
     }
@@ -340,22 +201,25 @@ fn name(element: Element<'_, '_>) -> Option<String> {
     }
 }
 
-fn attributes(path: &str) -> Option<&'static [(&'static str, How)]> {
-    let of = |path: &str| KEPT.iter().find(|(kept, _)| *kept == path);
-    let general = || {
-        let mut parts: Vec<&str> = path.split('/').collect();
-        let is_known = |device| {
-            DEVICES.contains(&device) || matches!(device, "hostdev" | "graphics" | "video")
-        };
-        match parts[..] {
-            ["devices", device, ..] if is_known(device) => {
-                parts[1] = "*";
-                of(&parts.join("/"))
-            }
-            _ => None,
-        }
+/// Returns the kept attributes of an element by its path, each with the kind of its value; `None` if
+/// the element is not kept.
+fn attributes(path: &str) -> Option<Vec<(&'static str, &'static str)>> {
+    let of = |path: &str| {
+        let mut lines = KEPT.lines().map(str::split_ascii_whitespace);
+        lines.find_map(|mut words| (words.next() == Some(path)).then_some(words))
     };
-    of(path).or_else(general).map(|(_, attributes)| *attributes)
+    let general = || {
+        let below = path.strip_prefix("devices/")?;
+        let (device, _) = below.split_once('/').unwrap_or((below, ""));
+        let is_known = DEVICES.split(' ').any(|known| known == device);
+        of(&format!("devices/*{}", &below[device.len()..])).filter(|_| is_known)
+    };
+    let words = of(if path.is_empty() { "." } else { path }).or_else(general)?;
+    Some(
+        words
+            .map(|word| word.split_once(':').unwrap_or((word, "word")))
+            .collect(),
+    )
 }
 
 impl Writer {
@@ -375,10 +239,11 @@ impl Writer {
         let shown = shown.unwrap_or("domain");
         let indent = "  ".repeat(depth);
         self.text += &format!("{indent}<{shown}");
-        for (name, how) in attributes {
-            let value = element.attribute(name).and_then(|value| how.kept(&value));
-            if let Some(value) = value {
-                self.text += &format!(" {name}='{}'", escape(&value));
+        for (name, kind) in attributes {
+            if let Some(value) = element.attribute(name)
+                && let Some(kept) = kept_as(kind, &value)
+            {
+                self.text += &format!(" {name}='{}'", escape(kept));
             }
         }
         let has_qemu = element
@@ -463,16 +328,13 @@ fn text_kept(text: &str, path: &str) -> bool {
     }
 }
 
-/// Returns whether a text is one word.
 fn is_word(text: &str) -> bool {
     let fits = |c: char| c.is_ascii_alphanumeric() || "_.:,+/-".contains(c);
     text.len() <= 64 && text.chars().all(fits)
 }
 
 /// libvirt's units (docs/formatdomain.rst, "memory").
-const UNITS: [&str; 14] = [
-    "b", "bytes", "KB", "k", "KiB", "MB", "M", "MiB", "GB", "G", "GiB", "TB", "T", "TiB",
-];
+const UNITS: &str = "b bytes KB k KiB MB M MiB GB G GiB TB T TiB";
 
 fn is_number(text: &str) -> bool {
     let number = text.strip_prefix('-').unwrap_or(text);
@@ -490,27 +352,26 @@ fn is_alias(text: &str) -> bool {
     is_own || text.starts_with("ua-") && is_word(text)
 }
 
-impl How {
-    /// Returns the kept form of a value; `None` if the attribute is left out.
-    fn kept(self, value: &str) -> Option<String> {
-        let kept = |is_kept: bool, other: &str| if is_kept { value } else { other }.to_owned();
-        match self {
-            Word => is_word(value).then(|| value.to_owned()),
-            Number => is_number(value).then(|| value.to_owned()),
-            Unit => UNITS.contains(&value).then(|| value.to_owned()),
-            Device => is_a_device(value).then(|| value.to_owned()),
-            Alias => is_alias(value).then(|| value.to_owned()),
-            Driver => (value.starts_with("vfio") && is_word(value)).then(|| value.to_owned()),
-            None_ => (value == "none").then(|| value.to_owned()),
-            Address => Some(kept(value.is_empty() || says_nothing(value), "192.0.2.1")),
-            Node => {
-                let is_node = value.starts_with("/dev/dri/") && is_word(value);
-                Some(kept(is_node, "/dev/dri/left-out"))
-            }
-            There => Some(kept(value.is_empty(), LEFT_OUT)),
-            Telling => Some(kept(is_telling(value), LEFT_OUT)),
-        }
-    }
+/// Returns the kept form of a value of this kind ([`KEPT`]); `None` if the attribute is left out.
+fn kept_as<'v>(kind: &str, value: &'v str) -> Option<&'v str> {
+    let (is_kept, otherwise) = match kind {
+        "word" => (is_word(value), None),
+        "number" => (is_number(value), None),
+        "unit" => (UNITS.split(' ').any(|unit| unit == value), None),
+        "device" => (is_a_device(value), None),
+        "alias" => (is_alias(value), None),
+        "driver" => (value.starts_with("vfio") && is_word(value), None),
+        "none" => (value == "none", None),
+        "address" => (value.is_empty() || says_nothing(value), Some("192.0.2.1")),
+        "node" => (
+            value.starts_with("/dev/dri/") && is_word(value),
+            Some("/dev/dri/left-out"),
+        ),
+        "there" => (value.is_empty(), Some(LEFT_OUT)),
+        "telling" => (is_telling(value), Some(LEFT_OUT)),
+        _ => unreachable!("KEPT has no values of the kind {kind}"),
+    };
+    if is_kept { Some(value) } else { otherwise }
 }
 
 /// Returns whether a text names a device of the host's: a path in sysfs, or an address.

@@ -8,7 +8,7 @@ pub(super) struct Typed {
     /// The beginning of the word, without quotation marks, that bash leaves as it is.
     head: String,
     /// True if the word begins with a tilde that the shell replaces.
-    is_home: bool,
+    pub(super) is_home: bool,
 }
 
 /// Splits a command line into words. `breaks`: the characters at which bash's line editor begins a
@@ -71,15 +71,9 @@ impl Typed {
     #[must_use]
     pub(super) fn rest(&self, word: &str) -> Option<String> {
         let rest = word.strip_prefix(&self.head)?;
-        let escaped = |text: &str, special: &dyn Fn(char) -> bool| {
-            let mut escaped = String::new();
-            for character in text.chars() {
-                if special(character) {
-                    escaped.push('\\');
-                }
-                escaped.push(character);
-            }
-            escaped
+        let escaped = |text: &str, special: &dyn Fn(char) -> bool| -> String {
+            let escape = |c: char| special(c).then_some('\\').into_iter().chain([c]);
+            text.chars().flat_map(escape).collect()
         };
         let is_special =
             |c: char| c.is_ascii() && !c.is_ascii_alphanumeric() && !"_.@%+=:,/-".contains(c);
@@ -91,12 +85,6 @@ impl Typed {
                 _ => escaped(rest, &is_special),
             },
         })
-    }
-
-    /// Returns whether the word begins with a tilde that the shell replaces.
-    #[must_use]
-    pub(super) fn may_be_home(&self) -> bool {
-        self.is_home
     }
 }
 

@@ -35,21 +35,10 @@ fn shown(text: &str) -> String {
     escape(&one_line(text))
 }
 
-/// Returns the class of a verdict.
-fn class(level: Level) -> &'static str {
-    match level {
-        Level::Info => "pass",
-        Level::Warn => "warn",
-        Level::Fail => "fail",
-    }
-}
-
 fn verdict(level: Level) -> String {
-    format!(
-        "<span class=\"verdict {}\">{}</span> ",
-        class(level),
-        Verdict::from(level).word()
-    )
+    let word = Verdict::from(level).word();
+    let class = word.to_lowercase();
+    format!("<span class=\"verdict {class}\">{word}</span> ")
 }
 
 /// Returns the overview as a page of HTML.

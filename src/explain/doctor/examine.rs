@@ -5,7 +5,6 @@
 //! the running system ([`Moment`]). Two answers come from systemd, because no file has them:
 //! whether our daemon runs, and when a libvirt daemon last reloaded.
 
-use std::collections::BTreeSet;
 use std::fs;
 use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
@@ -14,7 +13,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, SystemTime};
 
 use nix::time::{ClockId, clock_gettime};
-use nix::unistd::{Gid, Group, SysconfVar, Uid, User, sysconf};
+use nix::unistd::{Gid, Group, Uid, User};
 
 use crate::device::id::DeviceId;
 use crate::device::record::FORMAT;
@@ -31,7 +30,7 @@ use crate::host::mdevctl::WRAPPER;
 use crate::host::udev::UDEV_RULE;
 use crate::host::{
     Root, Warning, is_dir, read_link, read_names, read_names_that, read_text, read_whole, run,
-    settings,
+    settings, started_after_boot,
 };
 use crate::probe::opened_unasked;
 use crate::publish::inventory::{Sources, inventory};
@@ -183,12 +182,10 @@ fn emulators(
     ask: &AskLibvirt<'_>,
     warnings: &mut Vec<Warning>,
 ) -> Vec<(PathBuf, crate::predict::abilities::Abilities)> {
-    let mut paths: BTreeSet<PathBuf> = emulator::known(root, warnings).into_iter().collect();
-    let there = |path: &PathBuf| root.join(path).exists();
-    paths.extend(emulator::usual().into_iter().filter(there));
+    let mut paths = emulator::all(root, warnings);
     if !root.is_recorded() {
         // The cache keeps the file of an emulator that is gone.
-        paths.retain(there);
+        paths.retain(|path| root.join(path).exists());
     }
     let found = |path: PathBuf| {
         let abilities = emulator::abilities(root, &path, Asking::Fresh(ask), warnings);
@@ -278,17 +275,14 @@ fn is_executable(root: &Root, path: &Path) -> bool {
 }
 
 fn udev_rule(root: &Root) -> Option<UdevRule> {
-    let is_in = |directory: &&str| root.join(directory).join(UDEV_RULE).exists();
-    if ["etc/udev/rules.d", "run/udev/rules.d"].iter().any(is_in) {
-        Some(UdevRule::Hidden)
-    } else if ["usr/lib/udev/rules.d", "lib/udev/rules.d"]
-        .iter()
-        .any(is_in)
-    {
-        Some(UdevRule::Installed)
-    } else {
-        None
-    }
+    [
+        ("etc/udev/rules.d", UdevRule::Hidden),
+        ("run/udev/rules.d", UdevRule::Hidden),
+        ("usr/lib/udev/rules.d", UdevRule::Installed),
+        ("lib/udev/rules.d", UdevRule::Installed),
+    ]
+    .into_iter()
+    .find_map(|(path, rule)| root.join(path).join(UDEV_RULE).exists().then_some(rule))
 }
 
 /// Returns the profiles of libvirt's daemons; empty unless AppArmor is switched on.
@@ -433,15 +427,9 @@ fn shows_all(root: &Root) -> bool {
     root.join("proc/1/comm").exists()
 }
 
-/// Returns when a process was started, in seconds since 1970; `None` if that can't be read. Field
-/// 22 of proc_pid_stat(5) counts clock ticks since boot, including suspended time.
+/// Returns when a process was started, in seconds since 1970.
 fn started(process: &Path, warnings: &mut Vec<Warning>) -> Option<u64> {
-    let stat = read_text(&process.join("stat"), warnings)?;
-    // The name in brackets may contain blanks. The third field is the first after it.
-    let (_, fields) = stat.rsplit_once(')')?;
-    let ticks: u64 = fields.split_whitespace().nth(22 - 3)?.parse().ok()?;
-    let a_second = sysconf(SysconfVar::CLK_TCK).ok().flatten()?;
-    let then = Duration::from_secs(ticks / u64::try_from(a_second).ok()?);
+    let then = started_after_boot(&read_text(&process.join("stat"), warnings)?)?;
     let now = Duration::from(clock_gettime(ClockId::CLOCK_BOOTTIME).ok()?);
     let today = SystemTime::now()
         .duration_since(SystemTime::UNIX_EPOCH)

@@ -137,11 +137,11 @@ fn scripts_of_mdevctl(host: &Host, callouts: bool, report: &mut Report) {
     check.pass(path.to_string());
     // mdevctl runs every notifier, but only the first callout that answers.
     let others = |script: &&&Script| script.executable && !script.is_ours;
-    let before: Vec<&&Script> = scripts[..place].iter().filter(others).collect();
+    let before = scripts[..place].iter().filter(others);
+    let before = listed(before.map(|script| &script.path));
     if callouts && !before.is_empty() {
         let more = format!(
-            "{}: for a device that one of them answers for, virsh shows its attributes instead of gfxplane's, which gfxplane list and gfxplane nodedev-dumpxml show",
-            listed(before.iter().map(|script| &script.path))
+            "{before}: for a device that one of them answers for, virsh shows its attributes instead of gfxplane's, which gfxplane list and gfxplane nodedev-dumpxml show"
         );
         report
             .check(Topic::Callouts, "callouts that are asked before it")
@@ -158,14 +158,12 @@ pub(super) fn hook(host: &Host, report: &mut Report) {
             .fix("sudo gfxplane doctor");
         return;
     }
-    let place = host.hooks.iter().position(|hook| hook.is_ours);
-    let Some(place) = place else {
+    let Some(ours) = host.hooks.iter().find(|hook| hook.is_ours) else {
         check
             .missing(Verdict::Warn, "it is not in /etc/libvirt/hooks/qemu.d: nobody says before a start what QEMU would refuse")
             .fix(REINSTALL);
         return;
     };
-    let ours = &host.hooks[place];
     let path = ours.path.display();
     if !ours.executable {
         check
@@ -189,15 +187,12 @@ pub(super) fn hook(host: &Host, report: &mut Report) {
         HookMode::Enforce => "",
     };
     check.pass(format!("{path}{mode}"));
-    let others: Vec<&Script> = host
-        .hooks
-        .iter()
-        .filter(|hook| !hook.is_ours && hook.executable)
-        .collect();
+    let others = host.hooks.iter().filter(|hook| !hook.is_ours);
+    let others = others.filter(|hook| hook.executable);
+    let others = listed(others.map(|hook| &hook.path));
     if !others.is_empty() {
         let more = format!(
-            "{}: any of them can keep a domain from starting, and those after gfxplane's have the last word on the XML of domains that are restored or come from elsewhere",
-            listed(others.iter().map(|hook| &hook.path))
+            "{others}: any of them can keep a domain from starting, and those after gfxplane's have the last word on the XML of domains that are restored or come from elsewhere"
         );
         report.check(Topic::Hook, "other qemu hooks").warn(more);
     }

@@ -351,13 +351,10 @@ impl Host {
     #[must_use]
     pub fn has_dmabuf(&self) -> bool {
         let is = |display: &Display| display.preferred() == Some(DisplayInterface::Dmabuf);
-        let devices = self.inventory.devices.iter();
-        let types = self.inventory.types.iter();
-        let mut displays = devices
-            .map(|entry| &entry.finding)
-            .chain(types.map(|entry| &entry.finding))
-            .map(|finding| &finding.facts.display);
-        displays.any(is)
+        let mut devices = self.inventory.devices.iter();
+        let mut types = self.inventory.types.iter();
+        devices.any(|entry| is(&entry.finding.facts.display))
+            || types.any(|entry| is(&entry.finding.facts.display))
     }
 }
 
@@ -391,7 +388,6 @@ pub fn worst(lines: &[Line]) -> Verdict {
     verdicts.fold(Verdict::Pass, Verdict::max)
 }
 
-/// The doctor's report while it is being written.
 struct Report {
     lines: Vec<Line>,
     recording: Recording,

@@ -69,6 +69,12 @@ pub(crate) fn usual() -> Vec<PathBuf> {
         .into()
 }
 
+/// Returns the emulators that somebody has asked about on this host, and the usual ones that it has.
+pub(crate) fn all(root: &Root, warnings: &mut Vec<Warning>) -> BTreeSet<PathBuf> {
+    let here = usual().into_iter().filter(|path| root.join(path).exists());
+    known(root, warnings).into_iter().chain(here).collect()
+}
+
 /// The kind of file at an emulator's path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Defined, DeviceLine, Given, GuestEntry, GuestState, Problem, Summary, display_words};
 use crate::device::id::DeviceId;
-use crate::domain::policy::{Displays, Wishes};
+use crate::domain::policy::Wishes;
 use crate::domain::{Domain, GraphicsType, Reach};
 use crate::plan::commands::Names;
 use crate::plan::fixup::{Surroundings, fix};
@@ -22,12 +22,8 @@ pub(super) fn entries(
     surroundings: &dyn Surroundings,
     summary: &mut Summary,
 ) -> Vec<(Option<DeviceId>, GuestEntry)> {
-    let as_it_is = Wishes {
-        display: Some(Displays::Off),
-        ..Wishes::default()
-    };
     let fixed = |wishes: &Wishes| fix(&domain.xml, surroundings, given.policy, wishes);
-    let (now, better) = match (fixed(&as_it_is), fixed(&Wishes::default())) {
+    let (now, better) = match (fixed(&Wishes::as_it_is()), fixed(&Wishes::default())) {
         (Ok(now), Ok(better)) => (now.plan, better.plan),
         (Err(error), _) | (_, Err(error)) => {
             return unreadable(domain, &error.to_string(), summary);
