@@ -85,15 +85,6 @@ impl Key {
     }
 }
 
-pub(super) fn only_qemus(abilities: &Abilities) -> Abilities {
-    Abilities {
-        qemu: abilities.qemu.clone(),
-        frontends: abilities.frontends.clone(),
-        spice_gl_over_tcp: abilities.spice_gl_over_tcp,
-        ..Abilities::default()
-    }
-}
-
 /// Returns the cache's file for an emulator: its path with `,` for `/`, so that no two have the
 /// same name.
 pub(super) fn kept_path(root: &Root, emulator: &Path) -> PathBuf {
