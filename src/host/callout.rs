@@ -89,7 +89,7 @@ mod tests {
             make(&root, OF_DAEMON).unwrap();
             assert_eq!(target(OF_DAEMON), Some(HELPER.into()));
         }
-        // What leads elsewhere is fixed.
+        // A link that leads elsewhere is replaced.
         remove(&root, OF_DAEMON).unwrap();
         std::os::unix::fs::symlink("/nowhere", path(&root, OF_DAEMON)).unwrap();
         make(&root, OF_DAEMON).unwrap();

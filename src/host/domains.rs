@@ -42,14 +42,12 @@ pub(crate) fn names(root: &Root, warnings: &mut Vec<Warning>) -> Option<Vec<Stri
 }
 
 /// Returns the path of a domain's file.
-#[must_use]
 pub(crate) fn path(root: &Root, name: &str) -> PathBuf {
     root.join(DEFINITIONS).join(format!("{name}{ENDING}"))
 }
 
 /// Returns the domains of libvirt's files, sorted by name; `None` if there is no directory of
 /// definitions or it can't be read.
-#[must_use]
 pub(crate) fn read(root: &Root, warnings: &mut Vec<Warning>) -> Option<Vec<DomainFile>> {
     let running = root.join(RUNNING);
     let is_seen = is_dir(&running);

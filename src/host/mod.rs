@@ -1,20 +1,6 @@
 //! Reads and keeps files of a host. This room is one of the two that touch the machine.
 //!
 //! Every function takes a [`Root`]: `/` for this machine, or the directory of a recorded host.
-//!
-//! * [`domains`]: the domains in libvirt's files.
-//! * [`emulator`]: the abilities of QEMU and libvirt.
-//! * [`exports`]: the files that the daemon writes for a fleet's tools.
-//! * [`marks`]: records of temporary devices created for probing.
-//! * [`sysfs`]: the devices, their drivers, types and parents.
-//! * [`mdevctl`]: the definitions of mediated devices.
-//! * [`pci_ids`]: the names of PCI devices.
-//! * [`qemu_log`]: the logs of domains that libvirt and QEMU write.
-//! * [`settings`]: configuration and rules.
-//! * [`requests`]: requests that the qemu hook leaves for the daemon.
-//! * [`rewrite`]: replaces a file that somebody else reads next, as a whole.
-//! * [`run`]: `/run/gfxplane`, that is records of devices and types, and locks.
-//! * [`tree`]: the sysfs-like tree of the 2018 mail, published beside the records.
 
 pub mod answers;
 pub(crate) mod apparmor;
@@ -222,10 +208,8 @@ pub(crate) fn read_text(path: &Path, warnings: &mut Vec<Warning>) -> Option<Stri
         Ok(_) => {}
     }
     let text = String::from_utf8(bytes).unwrap_or_else(|error| {
-        warnings.push(Warning::new(
-            path,
-            "is not UTF-8: the bad bytes are shown as U+FFFD",
-        ));
+        let problem = "is not UTF-8: the bad bytes are shown as U+FFFD";
+        warnings.push(Warning::new(path, problem));
         String::from_utf8_lossy(error.as_bytes()).into_owned()
     });
     Some(text.trim_end().to_owned())
@@ -330,21 +314,20 @@ pub(crate) fn read_names_that(
     let mut names = Vec::new();
     for entry in entries {
         match entry.map(|entry| entry.file_name().into_string()) {
+            Ok(Ok(name)) if !are_wanted(&name) => {}
             Ok(Ok(name)) => {
-                if are_wanted(&name) {
-                    saw_in(path, Some(name.as_ref()), Last::Link);
-                    names.push(name);
-                }
+                saw_in(path, Some(name.as_ref()), Last::Link);
+                names.push(name);
             }
             Ok(Err(name)) => {
                 saw_in(path, Some(name.as_ref()), Last::Link);
                 let problem = "has a name that is not UTF-8: ignored";
                 warnings.push(Warning::new(path.join(name), problem));
             }
-            Err(error) => warnings.push(Warning::new(
-                path,
-                format!("can't be listed to its end: {error}"),
-            )),
+            Err(error) => {
+                let problem = format!("can't be listed to its end: {error}");
+                warnings.push(Warning::new(path, problem));
+            }
         }
     }
     names.sort_unstable();
