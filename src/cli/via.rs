@@ -28,9 +28,10 @@ use crate::host::emulator;
 use crate::host::requests::start_under_way;
 use crate::host::run::{self, Written};
 use crate::host::sysfs::Device;
-use crate::libvirt::idle::{self, NotHeld};
+use crate::libvirt::idle;
 use crate::libvirt::logs::Logs;
 use crate::libvirt::surroundings::HostSurroundings;
+use crate::libvirt::trial::NotTried;
 use crate::libvirt::{Context, Failure};
 use crate::libvirt::{Start, Term};
 use crate::plan::fixup::Surroundings as _;
@@ -181,11 +182,8 @@ impl Asker<'_> {
         let (sources, device) = Sources::read_device(root, id);
         self.context.warn(&sources.host.warnings);
         if let Err(error) = idle::are_there(root, &[id]) {
-            return Ok(unknown(
-                Reason::Vanished,
-                Step::Find,
-                Some(error.to_string()),
-            ));
+            let note = Some(error.to_string());
+            return Ok(unknown(Reason::Vanished, Step::Find, note));
         }
         let Some(device) = device else {
             return Ok(unknown(Reason::Vanished, Step::Find, None));
@@ -302,7 +300,7 @@ impl Asker<'_> {
         Logs::of(self.context.connect.as_deref()).sweep(&users);
         let _held = match idle::hold(root, &[id], limit) {
             Ok(held) => held,
-            Err(NotHeld::InUse(why)) => {
+            Err(NotTried::Ours(why)) => {
                 return Ok(Tried::not(Reason::InUse, Step::Lock, Some(why)));
             }
             Err(error) => return Err(Failure::from(error).into()),
