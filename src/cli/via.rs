@@ -36,7 +36,7 @@ use crate::libvirt::{Context, Failure};
 use crate::libvirt::{Start, Term};
 use crate::plan::fixup::Surroundings as _;
 use crate::plan::trial::{name, reduce, said};
-use crate::probe::asking::{Outcome, announce};
+use crate::probe::asking::{Outcome, announce, unknown};
 use crate::probe::{Answer, Asked, Prober, may_open};
 use crate::publish::inventory::{Sources, active, rule_for};
 use crate::xml::Document;
@@ -384,10 +384,6 @@ impl Tried {
     fn not(reason: Reason, step: Step, note: Option<String>) -> Self {
         Tried::Not(Box::new(unknown(reason, step, note)))
     }
-}
-
-fn unknown(reason: Reason, step: Step, note: Option<String>) -> Outcome {
-    Outcome::unkept(Answer::none(reason, step), note)
 }
 
 /// Returns a domain with one device, whose screen is the domain's only one. libvirt takes
