@@ -15,12 +15,13 @@ use crate::host::exports::{FRESH, publish};
 /// tools read the files only every few seconds.
 const AFTER: Duration = Duration::from_secs(5);
 
-/// The thread that writes, while there is something to write, and the time when it does so next.
+/// The thread that writes, while there is something to write.
 pub(super) struct Publishing {
     root: Root,
     program: PathBuf,
     writer: Option<JoinHandle<()>>,
-    due: Option<Instant>,
+    /// The time at which the files are to be written.
+    pub(super) due: Option<Instant>,
 }
 
 impl Publishing {
@@ -41,22 +42,14 @@ impl Publishing {
         self.due = is_wanted.then(|| self.due.map_or(soon, |due| due.min(soon)));
     }
 
-    /// Returns the time at which the files are to be written.
-    pub(super) fn next(&self) -> Option<Instant> {
-        self.due
-    }
-
     /// Has the files written if it is time. Writes what is known of guests only `with_guests`,
     /// while libvirt runs: the question would start a libvirt that was stopped on purpose.
     pub(super) fn time_passes(&mut self, now: Instant, config: &Config, with_guests: bool) {
         if self.due.is_none_or(|due| due > now) {
             return;
         }
-        if self
-            .writer
-            .as_ref()
-            .is_some_and(|writer| !writer.is_finished())
-        {
+        let writer = self.writer.as_ref();
+        if writer.is_some_and(|writer| !writer.is_finished()) {
             self.due = Some(now + AFTER);
             return;
         }
@@ -106,19 +99,19 @@ mod tests {
         let mut publishing = Publishing::new(&root, "/bin/echo".into());
         let nothing = Config::default();
         publishing.soon(&nothing);
-        assert_eq!(publishing.next(), None);
+        assert_eq!(publishing.due, None);
         let both = named("export = { prometheus = '/p', nfd = '/n' }");
         publishing.soon(&both);
-        let first = publishing.next().unwrap();
+        let first = publishing.due.unwrap();
         publishing.soon(&both);
-        assert_eq!(publishing.next(), Some(first));
+        assert_eq!(publishing.due, Some(first));
         publishing.time_passes(first - AFTER, &both, true);
-        assert_eq!(publishing.next(), Some(first));
+        assert_eq!(publishing.due, Some(first));
         publishing.time_passes(first, &both, false);
-        assert_eq!(publishing.next(), Some(first + FRESH));
+        assert_eq!(publishing.due, Some(first + FRESH));
         // The settings are empty again.
         publishing.soon(&nothing);
-        assert_eq!(publishing.next(), None);
+        assert_eq!(publishing.due, None);
         let wait = |format: &str| {
             let limit = Instant::now() + Duration::from_secs(60);
             while published(&root, format) == Ok(None) && Instant::now() < limit {
@@ -133,9 +126,9 @@ mod tests {
         let (stop, stopped) = mpsc::channel::<()>();
         publishing.writer = Some(thread::spawn(move || stopped.recv().unwrap_or(())));
         publishing.soon(&both);
-        let second = publishing.next().unwrap();
+        let second = publishing.due.unwrap();
         publishing.time_passes(second, &both, true);
-        assert_eq!(publishing.next(), Some(second + AFTER));
+        assert_eq!(publishing.due, Some(second + AFTER));
         drop(stop);
         while !publishing.writer.as_ref().unwrap().is_finished() {
             thread::yield_now();

@@ -117,10 +117,7 @@ impl From<Level> for Priority {
 /// Turns SIGHUP, SIGTERM and SIGINT into events. Threads that are started later inherit the blocked
 /// signals.
 pub(super) fn take_signals(sink: &Sender<Event>) -> anyhow::Result<()> {
-    let mut signals = SigSet::empty();
-    for signal in [Signal::SIGHUP, Signal::SIGTERM, Signal::SIGINT] {
-        signals.add(signal);
-    }
+    let signals = SigSet::from_iter([Signal::SIGHUP, Signal::SIGTERM, Signal::SIGINT]);
     signals.thread_block()?;
     let sink = sink.clone();
     thread::spawn(move || {

@@ -31,41 +31,41 @@ const DMABUF: &str = "c1a20000-0000-4000-8000-000000000002";
 struct Fake {
     domains: Mutex<BTreeMap<String, String>>,
     sink: Mutex<Option<Sink>>,
-    /// Who is told when the daemon of the node devices ends.
+    /// Hears when the daemon of the node devices ends.
     devices: Mutex<Option<Sink>>,
     autostart: AtomicBool,
     started: Mutex<Vec<String>>,
-    /// What somebody defines right before we do, one for each time.
+    /// The definitions that somebody makes right before each of ours.
     meddling: Mutex<Vec<String>>,
-    /// What somebody does right after, unseen by the compare, one for each time.
+    /// The acts of somebody right after each comparison, which does not see them.
     conflicts: Mutex<Vec<Meanwhile>>,
-    /// Where the definitions are kept, too.
+    /// The directory where the definitions are kept, too.
     files: Mutex<PathBuf>,
     refuses: AtomicBool,
-    /// It ends at the next definition, before it has written it or (`true`) after that.
+    /// libvirt ends at the next definition, before (`false`) or after it has written the file.
     ends: Mutex<Option<bool>>,
     defined: AtomicU32,
     is_active: AtomicBool,
-    /// Of an active one: it is through with its start.
+    /// True if an active domain is through with its start.
     is_running: AtomicBool,
-    /// What comes of starting small copies; they start if nothing is said.
+    /// The refusal of small copies; they start if there is none.
     trial: Mutex<Option<String>>,
     /// The copies that were started.
     tried: Mutex<Vec<String>>,
     /// The domains that run.
     users: Mutex<Vec<User>>,
-    /// It has not listed its devices yet, and does not answer.
+    /// True if libvirt has not listed its devices yet, and does not answer.
     is_listing: AtomicBool,
     /// The log that is there once libvirt has said how the domain is.
     next_log: Mutex<Option<(PathBuf, String)>>,
 }
 
-/// What somebody else does between our look and our definition.
+/// An act of somebody else between our look and our definition.
 #[derive(Clone)]
 enum Meanwhile {
     Nothing,
     Defines(String),
-    /// So fast that nobody can read it.
+    /// Defines the domain so fast that nobody can read it.
     DefinesUnseen(String),
     Undefines,
 }
@@ -85,8 +85,13 @@ impl Fake {
         self.put_at(UUID, xml);
     }
 
-    fn put_at(&self, uuid: &str, xml: &str) {
+    /// Defines a domain without a report and a file.
+    fn put_unseen(&self, uuid: &str, xml: &str) {
         self.domains.lock().unwrap().insert(uuid.into(), xml.into());
+    }
+
+    fn put_at(&self, uuid: &str, xml: &str) {
+        self.put_unseen(uuid, xml);
         self.save(xml);
         self.report_of(uuid, Happened::Defined);
     }
@@ -96,7 +101,7 @@ impl Fake {
         self.files.lock().unwrap().join(format!("{name}.xml"))
     }
 
-    /// As libvirt does it.
+    /// Writes a definition to its file, as libvirt does.
     fn save(&self, xml: &str) {
         let path = self.file(xml);
         let new = path.with_extension("xml.new");
@@ -129,9 +134,7 @@ impl Fake {
                 let new = path.with_extension("xml.new");
                 std::os::unix::fs::symlink("/nowhere", &new).unwrap();
                 std::fs::rename(new, path).unwrap();
-                let mut domains = self.domains.lock().unwrap();
-                domains.insert(uuid.into(), theirs);
-                drop(domains);
+                self.put_unseen(uuid, &theirs);
                 self.report_of(uuid, Happened::Defined);
             }
             Meanwhile::Undefines => self.remove(uuid),
@@ -170,8 +173,7 @@ impl Libvirt for Arc<Fake> {
         };
         if let Some(is_written) = self.ends.lock().unwrap().take() {
             if is_written {
-                let mut domains = self.domains.lock().unwrap();
-                domains.insert(before.uuid.clone(), wanted);
+                self.put_unseen(&before.uuid, &wanted);
             }
             return Err(Failure::Environment(
                 "End of file while reading data".into(),
@@ -184,7 +186,7 @@ impl Libvirt for Arc<Fake> {
         self.meanwhile(&before.uuid);
         match new {
             New::Whole(_) | New::Checked(_) => self.put_at(&before.uuid, &wanted),
-            // What somebody else has changed meanwhile stays.
+            // The changes that somebody else has made meanwhile stay.
             New::Graphics(graphics) => {
                 let now = self.domains.lock().unwrap()[&before.uuid].clone();
                 self.put_at(&before.uuid, &with_graphics(&now, graphics));
@@ -270,14 +272,14 @@ impl Libvirt for Arc<Fake> {
     }
 }
 
-/// Whether this process has the file open.
+/// Returns whether this process has the file open.
 fn is_open(path: &Path) -> bool {
     let descriptors = std::fs::read_dir("/proc/self/fd").unwrap();
     let mut files = descriptors.flatten().map(|entry| entry.path());
     files.any(|file| std::fs::read_link(file).is_ok_and(|target| target == path))
 }
 
-/// As libvirt does it (src/qemu/qemu_driver.c, qemuDomainUpdateDeviceConfig).
+/// Replaces the graphics, as libvirt does (src/qemu/qemu_driver.c, qemuDomainUpdateDeviceConfig).
 fn with_graphics(xml: &str, graphics: &str) -> String {
     let start = xml.find("<graphics ").unwrap();
     let ends = ["/>", "</graphics>"].map(|end| xml[start..].find(end).map(|at| at + end.len()));
@@ -342,9 +344,19 @@ impl Host {
     /// A daemon that has looked at everything.
     fn watched(&self) -> Running<'_> {
         let mut daemon = self.daemon();
-        daemon.connect(true).unwrap();
-        daemon.work();
+        daemon.look_again();
         daemon
+    }
+
+    /// A daemon that has looked at this definition of the domain.
+    fn having(&self, xml: &str) -> Running<'_> {
+        self.libvirt.put(xml);
+        self.watched()
+    }
+
+    /// Returns how often the daemon has defined a domain.
+    fn defined(&self) -> u32 {
+        self.libvirt.defined.load(Ordering::Relaxed)
     }
 
     /// The definition of the domain has all of these.
@@ -365,6 +377,12 @@ struct Running<'h> {
 impl Running<'_> {
     fn work(&mut self) {
         self.daemon.work_with(&self.receive);
+    }
+
+    /// libvirt is there again, or still.
+    fn look_again(&mut self) {
+        self.daemon.connect(true).unwrap();
+        self.daemon.work();
     }
 
     /// Somebody defines the domain.
@@ -431,12 +449,12 @@ fn uuid() -> Uuid {
     *PARSED.get_or_init(|| UUID.parse().unwrap())
 }
 
-/// What somebody else has added to a definition.
+/// Returns a definition to which somebody else has added a title.
 fn with_title(xml: &str, title: &str) -> String {
     xml.replace("<name>", &format!("<title>{title}</title><name>"))
 }
 
-/// How many changes of the domain can be undone, and whether that brings this.
+/// Checks that one change of the domain can be undone, and that this brings the expected definition.
 fn can_be_undone(host: &Host, daemon: &Daemon<'_>, expected: &str) {
     let rounds = daemon.domains.state.undo_stack(uuid(), &mut Vec::new());
     assert_eq!(rounds.len(), 1);

@@ -7,8 +7,7 @@ fn what_somebody_defines_meanwhile_is_kept() {
     let host = Host::new();
     let theirs = with_title(&doomed(), "theirs");
     host.libvirt.meddling.lock().unwrap().push(theirs);
-    host.libvirt.put(&doomed());
-    let _daemon = host.watched();
+    let _daemon = host.having(&doomed());
     host.has(&["theirs", "<gl enable='yes'"]);
 }
 
@@ -52,7 +51,7 @@ fn a_definition_at_the_same_moment_is_kept_and_mended() {
 fn a_definition_that_nobody_could_read_is_told_as_an_error() {
     let off = domain(REGION, "off", VNC);
     let conflict = [Meanwhile::DefinesUnseen(with_title(&off, "theirs"))];
-    // Of what is lost nothing is there to be undone; of ours all is.
+    // Their change is lost and can't be undone; ours can.
     let expected = [What::Conflict, What::Fixed];
     at_the_same_moment(&off, conflict, &expected, &["display='on'"], Some(&off));
 }
@@ -102,10 +101,7 @@ fn somebody_who_puts_the_old_definition_back_wins() {
         daemon.meets(&round(number));
     }
     assert_eq!(host.libvirt.xml(), round(4));
-    assert_eq!(
-        host.libvirt.defined.load(Ordering::Relaxed),
-        crate::daemon::decision::ROUNDS
-    );
+    assert_eq!(host.defined(), crate::daemon::decision::ROUNDS);
     assert_eq!(entries(&daemon), [What::Fixed, What::Fixed, What::GaveUp]);
     // A definition that is right by itself ends the quarrel.
     daemon.meets(&with_title(&fixed, "fixed by hand"));
@@ -124,7 +120,7 @@ fn somebody_who_puts_two_definitions_back_in_turn_wins() {
         daemon.meets(&other);
     }
     assert_eq!(host.libvirt.xml(), other);
-    assert!(host.libvirt.defined.load(Ordering::Relaxed) <= 4);
+    assert!(host.defined() <= 4);
 }
 
 #[test]
@@ -161,6 +157,6 @@ fn somebody_who_insists_by_defining_anew_wins() {
     }
     daemon.meets(&doomed());
     assert_eq!(host.libvirt.xml(), doomed());
-    let defined = host.libvirt.defined.load(Ordering::Relaxed);
+    let defined = host.defined();
     assert_eq!(defined, crate::daemon::decision::ROUNDS);
 }

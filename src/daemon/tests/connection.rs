@@ -35,8 +35,7 @@ fn mdevctl_asks_us_once_libvirt_has_listed_its_devices() {
     daemon.set_link();
     assert!(!is_linked(&host));
     for _ in 0..2 {
-        daemon.connect(true).unwrap();
-        daemon.work();
+        daemon.look_again();
         assert!(!is_linked(&host), "it is still looking for them");
         host.libvirt.is_listing.store(false, Ordering::Relaxed);
         daemon.eventually(|| is_linked(&host));
@@ -106,11 +105,7 @@ fn a_libvirt_that_goes_is_waited_for_and_not_woken() {
     daemon.event(Event::Libvirt(libvirt::Event::Lost));
     let later = daemon.retry.unwrap().0;
     assert!(daemon.libvirt.is_none() && later > Instant::now() + LATEST / 2);
-    host.libvirt
-        .domains
-        .lock()
-        .unwrap()
-        .insert(UUID.into(), doomed());
+    host.libvirt.put_unseen(UUID, &doomed());
     // The next one says that it is there by its process id.
     let pid = host.context.root.join("run/libvirtd.pid");
     let mut file = std::fs::File::create(pid).unwrap();
@@ -128,8 +123,8 @@ fn a_libvirt_that_goes_is_waited_for_and_not_woken() {
     host.has(&["<gl enable='yes'"]);
 }
 
-/// Whether it was killed before or after it had written the definition: that is fixed in the end, told once, and can
-/// be undone.
+/// libvirt is killed before or after it has written the definition: either way the domain is fixed
+/// in the end, told once, and the change can be undone.
 #[test]
 fn libvirt_that_ends_while_it_defines() {
     for (doomed, is_written) in [
@@ -145,21 +140,19 @@ fn libvirt_that_ends_while_it_defines() {
         assert_eq!(host.libvirt.xml() != doomed, is_written);
         assert_eq!(entries(&daemon), [], "nobody knows yet");
         // It is there again.
-        daemon.connect(true).unwrap();
-        daemon.work();
+        daemon.look_again();
         let fixed = host.libvirt.xml();
         assert_ne!(fixed, doomed);
         assert_eq!(entries(&daemon), [What::Fixed]);
         can_be_undone(&host, &daemon, &doomed);
         // Once.
-        daemon.connect(true).unwrap();
-        daemon.work();
+        daemon.look_again();
         assert_eq!(entries(&daemon), [What::Fixed]);
         assert_eq!(host.libvirt.xml(), fixed);
     }
 }
 
-/// What somebody else has defined meanwhile is not taken for ours.
+/// The daemon does not take a definition of somebody else for its own.
 #[test]
 fn libvirt_that_ends_while_it_defines_and_somebody_else_is_there_first() {
     let host = Host::new();
@@ -168,8 +161,7 @@ fn libvirt_that_ends_while_it_defines_and_somebody_else_is_there_first() {
     daemon.meets(&doomed());
     let theirs = domain(REGION, "on", VNC);
     host.libvirt.put(&theirs);
-    daemon.connect(true).unwrap();
-    daemon.work();
+    daemon.look_again();
     assert_eq!((host.libvirt.xml(), entries(&daemon)), (theirs, vec![]));
     assert_eq!(daemon.domains.state.undo_stack(uuid(), &mut Vec::new()), []);
 }

@@ -5,13 +5,12 @@ use super::*;
 #[test]
 fn the_first_pass_mends_and_remembers() {
     let host = Host::new();
-    host.libvirt.put(&doomed());
-    let daemon = host.watched();
+    let daemon = host.having(&doomed());
     host.has(&["<gl enable='yes'", "passwd='geheim'"]);
     assert_eq!(entries(&daemon), [What::Fixed]);
     let state = &daemon.domains.state;
     assert_eq!(state.undo_stack(uuid(), &mut Vec::new()).len(), 1);
-    assert_eq!(host.libvirt.defined.load(Ordering::Relaxed), 1);
+    assert_eq!(host.defined(), 1);
 }
 
 #[test]
@@ -21,7 +20,7 @@ fn a_definition_that_comes_is_mended_and_ours_is_not_looked_at_again() {
     daemon.meets(&doomed());
     host.has(&["<gl enable='yes'"]);
     daemon.work();
-    assert_eq!(host.libvirt.defined.load(Ordering::Relaxed), 1);
+    assert_eq!(host.defined(), 1);
     assert_eq!(entries(&daemon), [What::Fixed]);
 }
 
@@ -64,8 +63,7 @@ fn no_emulator_of_a_domain_is_run() {
         assert!(installed.unwrap().success());
     }
     let named = format!("<devices><emulator>{}</emulator>", emulator.display());
-    host.libvirt.put(&doomed().replace("<devices>", &named));
-    let mut daemon = host.watched();
+    let mut daemon = host.having(&doomed().replace("<devices>", &named));
     host.libvirt.report(Happened::Started);
     host.libvirt.report(Happened::Stopped);
     daemon.work();
@@ -118,8 +116,7 @@ fn what_libvirt_refuses_is_tried_once() {
     assert_eq!(entries(&daemon), [What::Refused, What::LeftAlone]);
     // Another libvirt may take it.
     host.libvirt.refuses.store(false, Ordering::Relaxed);
-    daemon.connect(true).unwrap();
-    daemon.work();
+    daemon.look_again();
     host.has(&["<gl enable='yes'"]);
 }
 
@@ -142,15 +139,13 @@ fn a_device_that_becomes_known_has_its_domains_looked_at() {
     daemon.meets(&doomed());
     assert_eq!(host.libvirt.xml(), doomed());
     std::fs::write(&record, text).unwrap();
-    let libvirt = Arc::clone(&host.libvirt);
-    daemon.eventually(|| libvirt.xml().contains("<gl enable='yes'"));
+    daemon.eventually(|| host.libvirt.xml().contains("<gl enable='yes'"));
 }
 
 #[test]
 fn what_is_undefined_is_not_defined_again() {
     let host = Host::new();
-    host.libvirt.put(&doomed());
-    let mut daemon = host.watched();
+    let mut daemon = host.having(&doomed());
     let path = host
         .context
         .root
@@ -204,10 +199,9 @@ fn five_thousand_domains() {
     let is_mended = |xml: &String| xml.contains("<gl enable='yes'") && xml.contains("geheim");
     let all = host.libvirt.domains.lock().unwrap().clone();
     assert_eq!(all.values().filter(|xml| is_mended(xml)).count(), 5000);
-    daemon.connect(true).unwrap();
-    daemon.work();
+    daemon.look_again();
     assert_eq!(*host.libvirt.domains.lock().unwrap(), all);
-    assert_eq!(host.libvirt.defined.load(Ordering::Relaxed), 5000);
+    assert_eq!(host.defined(), 5000);
     let state = &daemon.domains.state;
     let remembered = |uuid: &&Uuid| state.undo_stack(**uuid, &mut Vec::new()).len() == 1;
     assert_eq!(uuids.iter().filter(remembered).count(), 5000);

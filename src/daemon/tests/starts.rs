@@ -8,16 +8,11 @@ fn what_is_vetoed_is_mended_and_started_if_it_is_to_start_by_itself() {
         let host = Host::new();
         host.libvirt.autostart.store(autostart, Ordering::Relaxed);
         let mut daemon = host.watched();
-        host.libvirt
-            .domains
-            .lock()
-            .unwrap()
-            .insert(UUID.into(), doomed());
+        host.libvirt.put_unseen(UUID, &doomed());
         requests::leave(&host.context.root, &request(true)).unwrap();
-        let libvirt = Arc::clone(&host.libvirt);
-        daemon.eventually(|| libvirt.xml().contains("<gl enable='yes'"));
+        daemon.eventually(|| host.libvirt.xml().contains("<gl enable='yes'"));
         if autostart {
-            daemon.eventually(|| !libvirt.started.lock().unwrap().is_empty());
+            daemon.eventually(|| !host.libvirt.started.lock().unwrap().is_empty());
             assert_eq!(entries(&daemon), [What::Fixed, What::Started]);
         } else {
             assert_eq!(entries(&daemon), [What::Fixed]);
@@ -37,15 +32,14 @@ fn one_retry_for_each_definition() {
     let right = domain(REGION, "on", VNC);
     daemon.meets(&right);
     let request = request(true);
-    let libvirt = Arc::clone(&host.libvirt);
     let left = || requests::directory(&host.context.root).join(format!("{UUID}.veto"));
     // The hook sees another definition than we do, such as that of a saved guest.
     for _ in 0..3 {
         requests::leave(&host.context.root, &request).unwrap();
         daemon.eventually(|| !left().exists());
-        daemon.eventually(|| libvirt.started.lock().unwrap().len() == 1);
+        daemon.eventually(|| host.libvirt.started.lock().unwrap().len() == 1);
     }
-    assert_eq!(libvirt.started.lock().unwrap().len(), 1);
+    assert_eq!(host.libvirt.started.lock().unwrap().len(), 1);
 }
 
 /// The log of a start that has just been made, of a domain with one device.
@@ -70,8 +64,7 @@ fn starts_teach() {
     // It was in use when it was asked, and no other of its type was.
     const IN_USE: &str = "c1a20000-0000-4000-8000-000000000008";
     let host = Host::new();
-    host.libvirt.put(&domain(IN_USE, "on", VNC));
-    let mut daemon = host.watched();
+    let mut daemon = host.having(&domain(IN_USE, "on", VNC));
     let root = &host.context.root;
     let known = || {
         let id = IN_USE.parse().unwrap();
@@ -116,12 +109,12 @@ fn starts_teach() {
     // QEMU has started with it, so it is something else now.
     write_log(&host, IN_USE, "");
     assert_eq!(started(&mut daemon), ("region".into(), 2));
-    // What a domain that runs says of itself is nothing, whatever was requested before.
+    // The log of a domain that runs does not show a failure, whatever was requested before.
     write_log(&host, IN_USE, &refusal);
     requests::leave(root, &request).unwrap();
     daemon.take_requests();
     assert_eq!((known().as_str(), learned(&daemon)), ("region", 2));
-    // What is not the domain's own is not learned.
+    // A device that is not the domain's own is not learned.
     write_log(&host, DMABUF, "");
     assert_eq!(started(&mut daemon), ("region".into(), 2));
 }

@@ -14,8 +14,7 @@ fn tried(host: &Host) -> usize {
 #[test]
 fn what_was_measured_is_not_tried() {
     let host = Host::new();
-    host.libvirt.put(&doomed());
-    let _daemon = host.watched();
+    let _daemon = host.having(&doomed());
     host.has(&["<gl enable='yes'"]);
     assert_eq!(tried(&host), 0);
 }
@@ -24,8 +23,7 @@ fn what_was_measured_is_not_tried() {
 fn what_was_not_measured_is_tried_once_for_all_of_its_shape() {
     let host = Host::new();
     let second = UUID.replace("01", "02");
-    host.libvirt.put(&unmeasured());
-    let mut daemon = host.watched();
+    let mut daemon = host.having(&unmeasured());
     host.has(&["<gl enable='yes'"]);
     assert_eq!(tried(&host), 1);
     {
@@ -54,8 +52,7 @@ fn what_was_not_measured_is_tried_once_for_all_of_its_shape() {
 fn what_is_refused_when_it_is_tried_stays_as_it_is() {
     let host = Host::new();
     *host.libvirt.trial.lock().unwrap() = Some("no such card".into());
-    host.libvirt.put(&unmeasured());
-    let mut daemon = host.watched();
+    let mut daemon = host.having(&unmeasured());
     assert_eq!(host.libvirt.xml(), unmeasured());
     let said = reason(&daemon);
     for words in ["no such card", "`gfxplane fixup g --define`"] {
@@ -75,8 +72,7 @@ fn an_argument_of_the_users_has_no_shape_and_is_tried_for_itself() {
     let host = Host::new();
     *host.libvirt.trial.lock().unwrap() = Some("no".into());
     let with = |argument: &str| doomed().replace("</domain>", &arguments.replace("ARG", argument));
-    host.libvirt.put(&with("-no-user-config"));
-    let mut daemon = host.watched();
+    let mut daemon = host.having(&with("-no-user-config"));
     assert_eq!((tried(&host), entries(&daemon)), (1, vec![What::LeftAlone]));
     // Nothing new, so nothing is tried.
     daemon.meets(&with("-no-user-config"));
@@ -95,8 +91,7 @@ fn a_device_in_use_is_waited_for() {
         devices: vec![DMABUF.parse().unwrap()],
     };
     host.libvirt.users.lock().unwrap().push(holder);
-    host.libvirt.put(&unmeasured());
-    let mut daemon = host.watched();
+    let mut daemon = host.having(&unmeasured());
     assert_eq!((host.libvirt.xml(), tried(&host)), (unmeasured(), 0));
     let said = reason(&daemon);
     for words in [
@@ -118,8 +113,7 @@ fn a_start_that_is_under_way_comes_first() {
     let host = Host::new();
     let id = DMABUF.parse().unwrap();
     requests::mark_start(&host.context.root, id).unwrap();
-    host.libvirt.put(&unmeasured());
-    let mut daemon = host.watched();
+    let mut daemon = host.having(&unmeasured());
     assert_eq!((host.libvirt.xml(), tried(&host)), (unmeasured(), 0));
     assert_eq!(daemon.later.len(), 1, "it is looked at again");
     requests::forget_start(&host.context.root, id).unwrap();
@@ -128,7 +122,7 @@ fn a_start_that_is_under_way_comes_first() {
     host.has(&["<gl enable='yes'"]);
 }
 
-/// What is reported of a copy is not that another domain has ended.
+/// The daemon does not take the end of its own copy for the end of another domain.
 #[test]
 fn trials_of_its_own_do_not_wake_the_daemon() {
     let host = Host::new();
