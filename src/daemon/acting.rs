@@ -181,7 +181,9 @@ impl Daemon<'_> {
     pub(super) fn log(&mut self, uuid: Uuid, what: What, reason: Option<&str>) {
         let name = self.name(uuid);
         let mut entry = Entry::new(now(), what, By::Daemon, &name, Some(uuid));
-        entry.reason = reason.map(Into::into);
+        if let Some(reason) = reason {
+            entry = entry.because(reason);
+        }
         let kept = self.domains.state.append(&entry);
         self.report(kept);
     }

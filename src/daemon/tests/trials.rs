@@ -65,6 +65,16 @@ fn what_is_refused_when_it_is_tried_stays_as_it_is() {
     assert_eq!((host.libvirt.xml(), tried(&host)), (unmeasured(), 1));
 }
 
+/// Two refusals of 700 kB would rotate the log away, which has 1 MiB.
+#[test]
+fn a_long_refusal_leaves_the_log_its_room() {
+    let host = Host::new();
+    *host.libvirt.trial.lock().unwrap() = Some("x".repeat(700_000));
+    let daemon = host.having(&unmeasured());
+    let said = reason(&daemon);
+    assert!(said.len() < 1000 && said.contains("more bytes"), "{said}");
+}
+
 #[test]
 fn an_argument_of_the_users_has_no_shape_and_is_tried_for_itself() {
     let arguments = "<qemu:commandline xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>\
