@@ -953,8 +953,8 @@ fn large_domain() -> Outcome {
 }
 
 /// libvirt's own test driver has all these domains in our process. They are found, read and left
-/// alone, as QEMU runs none of them. src/daemon/tests.rs shows with a libvirt of ours that as
-/// many are fixed.
+/// alone, as QEMU runs none of them. src/daemon/tests/definitions.rs shows with a libvirt of ours that
+/// as many are fixed.
 #[cfg(feature = "libvirt")]
 fn five_thousand_domains() -> Outcome {
     const WITH_LIBVIRT: &str = env!("CARGO_BIN_EXE_gfxplane-libvirt");

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use crate::cli::subject::name;
 use crate::cli::{End, json};
-use crate::daemon::lessons::{Learned, Life, Logged, Unlearned, entry, learn_from};
+use crate::daemon::lessons::{Learned, Logged, Unlearned, entry, learn_from};
 use crate::device::record::FORMAT;
 use crate::domain::name_and_devices;
 use crate::host::log::By;
@@ -53,13 +53,11 @@ impl Learn {
         let uuid: Uuid = definition.uuid.parse()?;
         let directory = directory(&context.root, context.connect.as_deref())
             .ok_or_else(|| Failure::Environment("there is no HOME to look for logs in".into()))?;
-        let libvirt = &*context.libvirt;
-        let life = || Life::of(libvirt, &libvirt.definition(&definition.uuid, false)?);
         let logged = Logged {
             name: &name,
             uuid,
             devices: &devices,
-            life: &life,
+            libvirt: &*context.libvirt,
             directory: &directory,
         };
         let (learned, nothing) = match learn_from(&context.root, logged) {

@@ -149,8 +149,7 @@ fn try_it(
     let domain = Domain::new(&document)?;
     let devices: Vec<DeviceId> = domain.hostdevs.iter().map(|hostdev| hostdev.id).collect();
     let copy = SmallCopy {
-        root: &context.root,
-        connect: context.connect.as_deref(),
+        context,
         reduced,
         uuid,
         devices: &devices,

@@ -26,12 +26,13 @@ use crate::device::version::Version;
 use crate::host::emulator::{self, Asking};
 use crate::host::requests::start_under_way;
 use crate::host::run;
-use crate::libvirt::idle::{self, NotHeld};
+use crate::libvirt::idle;
 use crate::libvirt::logs::Logs;
+use crate::libvirt::trial::NotTried;
 use crate::libvirt::{Context, Failure};
 use crate::libvirt::{Start, Term};
 use crate::plan::trial::{name, reduce, said};
-use crate::probe::asking::{Outcome, announce};
+use crate::probe::asking::{Outcome, announce, unknown};
 use crate::probe::{Answer, Asked, Prober, may_open};
 use crate::publish::inventory::{Sources, active, rule_for};
 
@@ -141,7 +142,8 @@ impl Asker<'_> {
         let (sources, device) = Sources::read_device(root, id);
         self.context.warn(&sources.host.warnings);
         if let Err(error) = idle::are_there(root, &[id]) {
-            return Ok(unknown(Reason::Vanished, Step::Find, error.to_string()));
+            let note = Some(error.to_string());
+            return Ok(unknown(Reason::Vanished, Step::Find, note));
         }
         let Some(device) = device else {
             return Ok(unknown(Reason::Vanished, Step::Find, None));
@@ -244,7 +246,7 @@ impl Asker<'_> {
         Logs::of(self.context.connect.as_deref()).sweep(&users);
         let held = match idle::hold(root, &[id], limit) {
             Ok(held) => held,
-            Err(NotHeld::InUse(why)) => return Ok(unknown(Reason::InUse, Step::Lock, why)),
+            Err(NotTried::Ours(why)) => return Ok(unknown(Reason::InUse, Step::Lock, Some(why))),
             Err(error) => return Err(Failure::from(error).into()),
         };
         // The QEMU of a domain that is being started must not find the device open.
@@ -302,10 +304,6 @@ impl Asker<'_> {
         self.context.warn(&warnings);
         abilities.qemu
     }
-}
-
-fn unknown(reason: Reason, step: Step, note: impl Into<Option<String>>) -> Outcome {
-    Outcome::unkept(Answer::none(reason, step), note.into())
 }
 
 /// Returns a domain with one device, whose screen is the domain's only one. libvirt accepts

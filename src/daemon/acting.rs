@@ -34,16 +34,15 @@ pub(super) const AT_ONCE: u32 = 5;
 const LONGEST: u32 = 8;
 
 impl Daemon<'_> {
-    /// Looks at the next domain. Returns `false` if there is none, or no connection to libvirt. If
-    /// the domain is started, waits for the outcome if `in_line` is true.
-    pub(super) fn work_once(&mut self, in_line: bool) -> bool {
+    /// Looks at the next domain. Returns whether there was one.
+    pub(super) fn work_once(&mut self) -> bool {
         let Some(libvirt) = self.libvirt.clone() else {
             return false;
         };
         let Some(task) = self.tasks.pop_front() else {
             return false;
         };
-        match self.look(libvirt.as_ref(), task, in_line) {
+        match self.look(libvirt.as_ref(), task) {
             Ok(()) => {
                 if let Some(domain) = self.domains.known(task.uuid) {
                     domain.failures = 0;
@@ -61,15 +60,10 @@ impl Daemon<'_> {
         let domain = self.domains.watched(task.uuid);
         let wait = SOON * (1 << domain.failures.min(LONGEST));
         domain.failures += 1;
-        let is_news = domain.failure != error;
-        error.clone_into(&mut domain.failure);
-        let mut name = domain.name.clone();
-        if name.is_empty() {
-            name = task.uuid.to_string();
-        }
-        if is_news {
-            let text = format!("{name}: {error}; looked at again in {} s", wait.as_secs());
-            self.say(Priority::Warning, &text);
+        if domain.failure != error {
+            error.clone_into(&mut domain.failure);
+            let text = format!("{error}; looked at again in {} s", wait.as_secs());
+            self.tell(task.uuid, Priority::Warning, &text);
         }
         self.again(task, wait);
     }
@@ -79,7 +73,7 @@ impl Daemon<'_> {
         self.later.insert(key, task);
     }
 
-    fn look(&mut self, libvirt: &dyn Libvirt, task: Task, in_line: bool) -> Result<(), Failure> {
+    fn look(&mut self, libvirt: &dyn Libvirt, task: Task) -> Result<(), Failure> {
         let uuid = task.uuid;
         let Some(definition) = libvirt.persistent(&uuid.to_string())? else {
             // The domain may have been defined again since the report that it was undefined.
@@ -138,12 +132,12 @@ impl Daemon<'_> {
                 if is_bad || !self.domains.watched(uuid).vetoed {
                     self.handled(uuid, false);
                 } else {
-                    self.start(libvirt, &definition, in_line)?;
+                    self.start(libvirt, &definition)?;
                 }
             }
             Ok(Decision::Act(fixed)) => {
                 if self.is_seen(libvirt, task, &fixed)? {
-                    self.act(libvirt, uuid, &definition, &fixed, in_line)?;
+                    self.act(libvirt, uuid, &definition, &fixed)?;
                 }
             }
         }
@@ -167,23 +161,29 @@ impl Daemon<'_> {
             let text = format!("{}: {error}", requests::directory(root).display());
             self.say(Priority::Warning, &text);
         }
-        if !starts {
-            return;
+        if starts {
+            let text = "is started, as it was refused and is fixed";
+            self.tell(uuid, Priority::Notice, text);
         }
-        let name = self.name(uuid);
-        let text = format!("{name}: is started, as it was refused and is fixed");
-        self.say(Priority::Notice, &text);
     }
 
+    /// Returns the name of a domain, or its UUID if nobody has looked at it yet.
     pub(super) fn name(&mut self, uuid: Uuid) -> String {
-        self.domains.watched(uuid).name.clone()
+        let name = &self.domains.watched(uuid).name;
+        if name.is_empty() {
+            uuid.to_string()
+        } else {
+            name.clone()
+        }
     }
 
     /// Adds an entry about a domain to the log.
     pub(super) fn log(&mut self, uuid: Uuid, what: What, reason: Option<&str>) {
-        let name = self.domains.watched(uuid).name.clone();
+        let name = self.name(uuid);
         let mut entry = Entry::new(now(), what, By::Daemon, &name, Some(uuid));
-        entry.reason = reason.map(Into::into);
+        if let Some(reason) = reason {
+            entry = entry.because(reason);
+        }
         let kept = self.domains.state.append(&entry);
         self.report(kept);
     }
@@ -191,20 +191,18 @@ impl Daemon<'_> {
     /// Writes lines about a domain, unless they are the same as the last ones about it. With an
     /// event `what`, the first line also goes to the log.
     pub(super) fn say_of(&mut self, uuid: Uuid, lines: Vec<Note>, what: Option<What>) {
-        let domain = self.domains.watched(uuid);
-        let name = domain.name.clone();
-        let typed = operand(Some(&name), Some(uuid));
-        let news = domain.news(lines);
+        let typed = operand(Some(&self.name(uuid)), Some(uuid));
+        let news = self.domains.watched(uuid).news(lines);
         if let (Some(first), Some(what)) = (news.first(), what) {
             self.log(uuid, what, Some(&first.words(&typed)));
         }
         for line in news {
             let text = line.words(&typed);
             let text = match line.about {
-                About::Domain => format!("{name}: {text}"),
-                about => format!("{name}: {}", about.before(&text)),
+                About::Domain => text,
+                about => about.before(&text),
             };
-            self.say(line.level.into(), &text);
+            self.tell(uuid, line.level.into(), &text);
         }
     }
 
@@ -214,12 +212,10 @@ impl Daemon<'_> {
         uuid: Uuid,
         before: &Definition,
         fixed: &Fixed,
-        in_line: bool,
     ) -> Result<(), Failure> {
         let Some(plan) = &fixed.plan else {
             return Ok(());
         };
-        let name = self.domains.watched(uuid).name.clone();
         let graphics = only_graphics(fixed);
         let new = match &graphics {
             Some(graphics) => New::Graphics(graphics),
@@ -227,35 +223,33 @@ impl Daemon<'_> {
             // would prolong the moment in which somebody else's definition can be lost.
             None => New::Whole(&fixed.text),
         };
-        let watched = self.versions.watch(&name);
+        let watched = self.watch(uuid);
         let defined = libvirt.define(before, new);
         let seen = watched.map(Watched::end);
         match defined {
             Ok(Replaced::Done { window }) => {
-                let how = match new {
-                    New::Graphics(_) => "graphics replaced",
-                    New::Whole(_) | New::Checked(_) => "defined",
-                };
-                let text = format!(
-                    "{name}: {how} {} µs after it was last looked at",
-                    window.as_micros()
-                );
+                let how = graphics.as_ref().map_or("defined", |_| "graphics replaced");
+                let micros = window.as_micros();
                 self.domains.watched(uuid).misses = 0;
-                let moment = Moment { name, uuid, window };
-                let replaced = self.replaced(libvirt, &moment, before, fixed, seen)?;
+                let moment = Moment { uuid, window };
+                let replaced = self.replaced(libvirt, moment, before, fixed, seen)?;
                 let Some((base, ours)) = replaced else {
                     return Ok(());
                 };
-                let name = moment.name;
                 // This comes first: any change from now on is somebody else's.
                 let after = libvirt.persistent(&before.uuid);
-                self.say(Priority::Info, &text);
+                let text = format!("{how} {micros} µs after it was last looked at");
+                self.tell(uuid, Priority::Info, &text);
                 self.domains.watched(uuid).memory.did(plan);
-                self.say_changes(&name, &plan.changes);
+                for change in &plan.changes {
+                    let what = words(&change.action);
+                    let text = format!("changed: {what}: {}", change.reason);
+                    self.tell(uuid, Priority::Notice, &text);
+                }
                 self.keep(uuid, &base, ours, after, &plan.changes);
                 self.say_of(uuid, plan.notes.clone(), None);
                 if plan.after.starts() && self.domains.watched(uuid).vetoed {
-                    self.start(libvirt, before, in_line)?;
+                    self.start(libvirt, before)?;
                 } else {
                     self.handled(uuid, false);
                 }
@@ -268,7 +262,7 @@ impl Daemon<'_> {
             Err(Failure::Refused(problem)) => {
                 let domain = self.domains.watched(uuid);
                 domain.memory.was_refused(&before.xml);
-                self.say(Priority::Error, &format!("{name}: {problem}"));
+                self.tell(uuid, Priority::Error, &problem);
                 self.log(uuid, What::Refused, Some(&problem));
                 self.handled(uuid, false);
                 Ok(())
@@ -285,17 +279,6 @@ impl Daemon<'_> {
         }
     }
 
-    fn say_changes(&self, name: &str, changes: &[Change]) {
-        for change in changes {
-            let text = format!(
-                "{name}: changed: {}: {}",
-                words(&change.action),
-                change.reason
-            );
-            self.say(Priority::Notice, &text);
-        }
-    }
-
     /// Looks at the domain again, because somebody else changed its definition before we did.
     fn changed_before(&mut self, uuid: Uuid) {
         let domain = self.domains.watched(uuid);
@@ -305,11 +288,10 @@ impl Daemon<'_> {
             return;
         }
         let text = format!(
-            "{}: not defined: somebody changes it all the time; looked at again in {} s",
-            domain.name,
+            "not defined: somebody changes it all the time; looked at again in {} s",
             SOON.as_secs()
         );
-        self.say(Priority::Warning, &text);
+        self.tell(uuid, Priority::Warning, &text);
         let task = Task {
             uuid,
             defined: true,
@@ -327,22 +309,19 @@ impl Daemon<'_> {
             return;
         };
         domain.memory.is_ours(&definition.xml);
-        let name = domain.name.clone();
         for change in &done.changes {
             let what = words(&change.action);
-            let text = format!("{name}: changed, though libvirt has not said so: {what}");
-            self.say(Priority::Notice, &text);
+            let text = format!("changed, though libvirt has not said so: {what}");
+            self.tell(uuid, Priority::Notice, &text);
         }
-        let kept = self.domains.state.made(
-            By::Daemon,
-            &Made {
-                uuid,
-                name: &name,
-                before: &done.before,
-                after: &done.wanted,
-                changes: &done.changes,
-            },
-        );
+        let made = Made {
+            uuid,
+            name: &self.name(uuid),
+            before: &done.before,
+            after: &done.wanted,
+            changes: &done.changes,
+        };
+        let kept = self.domains.state.made(By::Daemon, &made);
         self.report(kept);
     }
 
@@ -358,7 +337,6 @@ impl Daemon<'_> {
         after: Result<Option<Definition>, Failure>,
         changes: &[Change],
     ) {
-        let name = self.name(uuid);
         let after = match (after, ours) {
             (Ok(Some(after)), Some(ours)) if after.xml.trim() != ours => Some(ours),
             (Ok(Some(after)), _) => {
@@ -372,39 +350,35 @@ impl Daemon<'_> {
             (_, Some(ours)) => Some(ours),
             (Ok(None), None) => None,
             (Err(error), None) => {
-                let text = format!("{name}: what was done can't be undone by gfxplane: {error}");
-                self.say(Priority::Warning, &text);
+                let text = format!("what was done can't be undone by gfxplane: {error}");
+                self.tell(uuid, Priority::Warning, &text);
                 None
             }
         };
+        let name = &self.name(uuid);
         let state = &self.domains.state;
-        let kept = match after {
-            Some(after) => state.made(
-                By::Daemon,
-                &Made {
+        let kept = match &after {
+            Some(after) => {
+                let made = Made {
                     uuid,
-                    name: &name,
+                    name,
                     before: base,
-                    after: &after,
+                    after,
                     changes,
-                },
-            ),
-            None => state.append(
-                &Entry::new(now(), What::Fixed, By::Daemon, &name, Some(uuid)).changes(changes),
-            ),
+                };
+                state.made(By::Daemon, &made)
+            }
+            None => {
+                let entry = Entry::new(now(), What::Fixed, By::Daemon, name, Some(uuid));
+                state.append(&entry.changes(changes))
+            }
         };
         self.report(kept);
     }
 
-    /// Starts a domain that the hook has vetoed, if the settings ask for it and the daemon has not
-    /// started this definition yet. Waits for the outcome if `in_line` is true; otherwise another
-    /// thread waits.
-    fn start(
-        &mut self,
-        libvirt: &dyn Libvirt,
-        definition: &Definition,
-        in_line: bool,
-    ) -> Result<(), Failure> {
+    /// Starts a domain that the hook has vetoed, if the settings ask for that and this definition
+    /// was not started yet. A thread of its own waits for the outcome, unless the daemon runs once.
+    fn start(&mut self, libvirt: &dyn Libvirt, definition: &Definition) -> Result<(), Failure> {
         let Ok(uuid) = definition.uuid.parse() else {
             return Ok(());
         };
@@ -413,7 +387,6 @@ impl Daemon<'_> {
             RetryStart::Autostart => libvirt.is_autostart(&definition.uuid)?,
             RetryStart::Persistent => true,
         };
-        let name = self.name(uuid);
         if definition.is_active {
             self.handled(uuid, false);
             return Ok(());
@@ -432,7 +405,7 @@ impl Daemon<'_> {
                 let result = libvirt.start_persistent(&text);
                 result.map_err(|error| error.to_string())
             };
-            if in_line {
+            if self.is_once {
                 self.started(uuid, start());
             } else {
                 let sink = self.sink.clone();
@@ -443,22 +416,21 @@ impl Daemon<'_> {
             }
             return Ok(());
         };
-        self.say(Priority::Info, &format!("{name}: {problem}"));
+        self.tell(uuid, Priority::Info, problem);
         self.handled(uuid, false);
         Ok(())
     }
 
     /// Handles the outcome of starting a domain.
     pub(super) fn started(&mut self, uuid: Uuid, result: Result<(), String>) {
-        let name = self.name(uuid);
         match result {
             Ok(()) => {
-                self.say(Priority::Notice, &format!("{name}: started"));
+                self.tell(uuid, Priority::Notice, "started");
                 self.log(uuid, What::Started, None);
             }
             Err(error) => {
                 self.failures += 1;
-                self.say(Priority::Warning, &format!("{name}: not started: {error}"));
+                self.tell(uuid, Priority::Warning, &format!("not started: {error}"));
                 self.log(uuid, What::NotStarted, Some(&error));
             }
         }

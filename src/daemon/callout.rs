@@ -10,8 +10,7 @@ use super::service::Priority;
 use super::{Daemon, Event, SOONEST};
 use crate::host::callout::{self, OF_DAEMON};
 use crate::host::config::CalloutLink;
-use crate::libvirt::Failure;
-use crate::libvirt::Libvirt;
+use crate::libvirt::{Failure, Libvirt, Sink};
 
 /// The URI of virtnodedevd, which has the node devices if each of libvirt's drivers has a daemon of
 /// its own, and the file with its process id.
@@ -53,20 +52,21 @@ impl Daemon<'_> {
         };
         self.devices.turn += 1;
         let (turn, sink) = (self.devices.turn, self.sink.clone());
-        if self.is_alive(ALL_DRIVERS) {
+        if self.pid(ALL_DRIVERS).is_some() {
             thread::spawn(move || {
                 // libvirt answers only after it has listed them.
                 let listed = libvirt.lists_nodedevs();
                 drop(libvirt);
                 let _ = sink.send(Event::Listed(turn, listed.map(|()| None)));
             });
-        } else if self.is_alive(NODE_DEVICE_DAEMON) {
+        } else if self.pid(NODE_DEVICE_DAEMON).is_some() {
             let library = Arc::clone(&self.context.libvirt);
             thread::spawn(move || {
                 let to_loop = sink.clone();
-                let listed = connected(library.as_ref(), &move || {
+                let lost: Sink = Arc::new(move |_| {
                     let _ = to_loop.send(Event::DevicesLost(turn));
                 });
+                let listed = connected(library.as_ref(), &lost);
                 let _ = sink.send(Event::Listed(turn, listed.map(Some)));
             });
         }
@@ -109,10 +109,8 @@ impl Daemon<'_> {
         };
         let sink = self.sink.clone();
         thread::spawn(move || {
-            for _ in 0..LOOKS.1 {
-                if !process.exists() {
-                    break;
-                }
+            let mut looks = 0..LOOKS.1;
+            while process.exists() && looks.next().is_some() {
                 thread::sleep(LOOKS.0);
             }
             let _ = sink.send(Event::Ended);
@@ -142,14 +140,10 @@ impl Daemon<'_> {
 
 /// Connects to virtnodedevd, and waits until it has listed its devices. Calls `lost` when the
 /// connection ends.
-fn connected(
-    library: &dyn Libvirt,
-    lost: &(impl Fn() + Clone + Send + Sync + 'static),
-) -> Result<Arc<dyn Libvirt>, Failure> {
+fn connected(library: &dyn Libvirt, lost: &Sink) -> Result<Arc<dyn Libvirt>, Failure> {
     let mut tries = 1;
     loop {
-        let lost = lost.clone();
-        match library.stay(NODE_DEVICES, Arc::new(move |_| lost())) {
+        match library.stay(NODE_DEVICES, Arc::clone(lost)) {
             Ok(libvirt) => return libvirt.lists_nodedevs().map(|()| libvirt),
             Err(error) if tries == TRIES => return Err(error),
             Err(_) => {

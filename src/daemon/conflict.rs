@@ -22,9 +22,9 @@ fn definition(uuid: Uuid, text: &str) -> Definition {
     }
 }
 
-/// A moment at which we replaced a definition, for messages about it.
+/// The moment at which we replaced a domain's definition.
+#[derive(Clone, Copy)]
 pub(super) struct Moment {
-    pub(super) name: String,
     pub(super) uuid: Uuid,
     /// The time in which somebody else could have changed the definition unseen.
     pub(super) window: Duration,
@@ -40,7 +40,7 @@ impl Daemon<'_> {
     pub(super) fn replaced(
         &mut self,
         libvirt: &dyn Libvirt,
-        moment: &Moment,
+        moment: Moment,
         before: &Definition,
         fixed: &Fixed,
         seen: Option<Vec<Version>>,
@@ -79,7 +79,7 @@ impl Daemon<'_> {
     fn put_back(
         &mut self,
         libvirt: &dyn Libvirt,
-        moment: &Moment,
+        moment: Moment,
         mut ours: Option<String>,
         mut theirs: String,
     ) -> Result<(), Failure> {
@@ -92,19 +92,12 @@ impl Daemon<'_> {
                 break;
             };
             let what = versions::differing(&there.xml, &theirs).join(", ");
-            let watched = self.versions.watch(&moment.name);
+            let watched = self.watch(uuid);
             let defined = libvirt.define(&there, New::Whole(&theirs));
             let seen = watched.map(Watched::end).unwrap_or_default();
-            match defined {
-                Ok(Replaced::Done { .. }) => {}
-                Ok(Replaced::Changed) => {
-                    self.may_be_lost(moment, &what);
-                    return Ok(());
-                }
-                Err(error) => {
-                    self.may_be_lost(moment, &what);
-                    return Err(error);
-                }
+            if !matches!(defined, Ok(Replaced::Done { .. })) {
+                self.may_be_lost(moment, &what);
+                return defined.map(drop);
             }
             let (replaced, written) = versions::replaced(&seen, &there.xml, &theirs);
             match replaced {
@@ -112,7 +105,7 @@ impl Daemon<'_> {
                     let text = format!(
                         "somebody else changed it at the same moment ({what}): it is defined again as they made it"
                     );
-                    self.say(Priority::Notice, &format!("{}: {text}", moment.name));
+                    self.tell(uuid, Priority::Notice, &text);
                     self.log(uuid, What::Kept, Some(&text));
                     return Ok(());
                 }
@@ -133,7 +126,7 @@ impl Daemon<'_> {
     fn undefine_again(
         &mut self,
         libvirt: &dyn Libvirt,
-        moment: &Moment,
+        moment: Moment,
         ours: Option<String>,
     ) -> Result<(), Failure> {
         self.soon(moment.uuid, true);
@@ -141,7 +134,7 @@ impl Daemon<'_> {
             self.may_be_lost(moment, "");
             return Ok(());
         };
-        let watched = self.versions.watch(&moment.name);
+        let watched = self.watch(moment.uuid);
         let undefined = libvirt.undefine(&there);
         let seen = watched.map(Watched::end).unwrap_or_default();
         match undefined {
@@ -149,7 +142,7 @@ impl Daemon<'_> {
             Ok(Replaced::Changed) => return Ok(()),
             Ok(Replaced::Done { .. }) if seen.len() <= 1 => {
                 let text = "somebody else undefined it at the same moment: it is undefined again";
-                self.say(Priority::Notice, &format!("{}: {text}", moment.name));
+                self.tell(moment.uuid, Priority::Notice, text);
                 self.log(moment.uuid, What::Kept, Some(text));
                 return Ok(());
             }
@@ -158,7 +151,7 @@ impl Daemon<'_> {
                 let text = format!(
                     "somebody else undefined it at the same moment, and it is defined again ({error}): undefine it once more"
                 );
-                self.conflict(moment, &text);
+                self.conflict(moment.uuid, &text);
             }
         }
         Ok(())
@@ -166,7 +159,7 @@ impl Daemon<'_> {
 
     /// Reports that somebody else's change may be lost. `what` names the changed elements; it is
     /// empty if they are not known.
-    fn may_be_lost(&mut self, moment: &Moment, what: &str) {
+    fn may_be_lost(&mut self, moment: Moment, what: &str) {
         let what = match what {
             "" => String::new(),
             what => format!(" ({what})"),
@@ -175,12 +168,12 @@ impl Daemon<'_> {
             "somebody else changed it at the same moment (within {} µs): what they changed{what} may be lost; see that it is there",
             moment.window.as_micros()
         );
-        self.conflict(moment, &text);
+        self.conflict(moment.uuid, &text);
         self.soon(moment.uuid, true);
     }
 
-    fn conflict(&mut self, moment: &Moment, problem: &str) {
-        self.say(Priority::Error, &format!("{}: {problem}", moment.name));
-        self.log(moment.uuid, What::Conflict, Some(problem));
+    fn conflict(&mut self, uuid: Uuid, problem: &str) {
+        self.tell(uuid, Priority::Error, problem);
+        self.log(uuid, What::Conflict, Some(problem));
     }
 }

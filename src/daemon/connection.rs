@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::service::Priority;
 use super::{DAEMONS, Daemon, Event};
+use crate::device::version::Version;
 use crate::host::read_whole;
 
 /// The first version that reports `attach-device --config`, as `virConnectGetLibVersion` writes it.
@@ -40,15 +41,9 @@ impl Daemon<'_> {
     /// Returns the process id in one of libvirt's files, if that process runs.
     pub(super) fn pid(&self, file: &str) -> Option<u32> {
         let path = self.context.root.join(DAEMONS.0).join(file);
-        let text = read_whole(&path, 64).ok()?;
-        let pid = text.trim().parse().ok()?;
-        PathBuf::from(format!("/proc/{pid}"))
-            .exists()
-            .then_some(pid)
-    }
-
-    pub(super) fn is_alive(&self, file: &str) -> bool {
-        self.pid(file).is_some()
+        let pid = read_whole(&path, 64).ok()?.trim().parse().ok()?;
+        let process = PathBuf::from(format!("/proc/{pid}"));
+        process.exists().then_some(pid)
     }
 
     /// Connects if libvirt can be reached, and then looks at all domains. Tries in any case if
@@ -93,15 +88,8 @@ impl Daemon<'_> {
             return;
         };
         let version = libvirt.version().unwrap_or(0);
-        self.say(
-            Priority::Info,
-            &format!(
-                "connected to libvirt {}.{}.{}",
-                version / 1_000_000,
-                version / 1000 % 1000,
-                version % 1000
-            ),
-        );
+        let text = format!("connected to libvirt {}", Version::from_libvirt(version));
+        self.say(Priority::Info, &text);
         if self.is_system() && version < REPORTS_ATTACHED {
             let text = "this libvirt does not report devices that are attached to a definition: its files are watched, too";
             self.say(Priority::Info, text);

@@ -104,10 +104,12 @@ impl Memory {
             return Ok(Decision::NotOurs);
         };
         let is_bad = !plan.before.starts();
-        let leave = |text: String| Decision::Leave {
-            is_bad,
-            gave_up: false,
-            why: left_alone(&fixed, &text),
+        let leave = |gave_up, why| {
+            Ok(Decision::Leave {
+                is_bad,
+                gave_up,
+                why,
+            })
         };
         if plan.is_empty() || fixed.text == definition {
             // The domain is right without our help, so nobody insists on an old definition.
@@ -119,40 +121,29 @@ impl Memory {
                 let text = "nothing to do: the domain matches its devices";
                 why.push(Note::new(Level::Info, About::Domain, text));
             }
-            return Ok(Decision::Leave {
-                is_bad,
-                gave_up: false,
-                why,
-            });
+            return leave(false, why);
         }
-        if standing.is_hands_off {
-            return Ok(leave(
-                "what gfxplane did here was undone; `gfxplane fixup --define` or `gfxplane policy` gives the domain back".into(),
-            ));
-        }
-        if let Some(objection) = objection(plan) {
-            return Ok(leave(objection));
-        }
-        if self.refused == Some(mark(definition)) {
-            return Ok(leave("libvirt has refused that definition".into()));
+        let problem = if standing.is_hands_off {
+            Some("what gfxplane did here was undone; `gfxplane fixup --define` or `gfxplane policy` gives the domain back".into())
+        } else {
+            let refused = self.refused == Some(mark(definition));
+            let refused = refused.then(|| "libvirt has refused that definition".to_owned());
+            objection(plan).or(refused)
+        };
+        if let Some(problem) = problem {
+            return leave(false, left_alone(&fixed, &problem));
         }
         if self.times(plan) >= ROUNDS {
-            let mut why = left_alone(
-                &fixed,
-                &format!(
-                    "that was done {ROUNDS} times, and somebody has put the old definition back each time; `gfxplane fixup --define` does it once more"
-                ),
+            let problem = format!(
+                "that was done {ROUNDS} times, and somebody has put the old definition back each time; `gfxplane fixup --define` does it once more"
             );
+            let mut why = left_alone(&fixed, &problem);
             why[0].fixes.push(Fix::Command {
                 verb: "policy",
                 options: "display=off".into(),
                 reason: "the old one is meant".into(),
             });
-            return Ok(Decision::Leave {
-                is_bad,
-                gave_up: true,
-                why,
-            });
+            return leave(true, why);
         }
         Ok(Decision::Act(Box::new(fixed)))
     }

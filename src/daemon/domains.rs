@@ -20,7 +20,7 @@ use crate::xml::{self, Document};
 pub(super) struct Watched {
     pub(super) name: String,
     pub(super) memory: Memory,
-    devices: Vec<DeviceId>,
+    pub(super) devices: Vec<DeviceId>,
     /// The hash of the domain's last definition, to recognize a report that brings nothing new.
     seen: Option<u64>,
     /// True if the hook has vetoed the domain's start since the daemon last looked at the domain.
@@ -181,11 +181,9 @@ impl Domains {
     }
 
     pub(super) fn standing(&self, uuid: Uuid, warnings: &mut Vec<Warning>) -> Standing {
+        let older = self.older.as_ref();
         Standing {
-            is_older: self
-                .older
-                .as_ref()
-                .is_some_and(|older| older.contains(&uuid)),
+            is_older: older.is_some_and(|older| older.contains(&uuid)),
             is_hands_off: self.state.hands_off(uuid, warnings),
         }
     }
@@ -228,35 +226,10 @@ impl Domains {
         self.all.get_mut(&uuid)
     }
 
-    pub(super) fn devices(&self, uuid: Uuid) -> Vec<DeviceId> {
-        self.all
-            .get(&uuid)
-            .map(|domain| domain.devices.clone())
-            .unwrap_or_default()
-    }
-
-    pub(super) fn with_device(&self, id: DeviceId) -> Vec<Uuid> {
-        let with = |(_, domain): &(&Uuid, &Watched)| domain.devices.contains(&id);
-        self.all
-            .iter()
-            .filter(with)
-            .map(|(uuid, _)| *uuid)
-            .collect()
-    }
-
-    /// Returns the domains whose planned definition could not be tried because a device is in use.
-    pub(super) fn waiting(&self) -> Vec<Uuid> {
-        let waits = |(_, domain): &(&Uuid, &Watched)| domain.waits;
-        self.all
-            .iter()
-            .filter(waits)
-            .map(|(uuid, _)| *uuid)
-            .collect()
-    }
-
-    pub(super) fn named(&self, name: &str) -> Option<Uuid> {
-        let found = self.all.iter().find(|(_, domain)| domain.name == name);
-        found.map(|(uuid, _)| *uuid)
+    /// Returns the domains for which `is_wanted` returns true.
+    pub(super) fn those(&self, is_wanted: impl Fn(&Watched) -> bool) -> Vec<Uuid> {
+        let all = self.all.iter().filter(|(_, domain)| is_wanted(domain));
+        all.map(|(uuid, _)| *uuid).collect()
     }
 
     /// Forgets a domain whose definition is gone. Does nothing if the domain is not known.

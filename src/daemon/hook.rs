@@ -16,8 +16,10 @@
 
 use std::collections::{BTreeSet, HashSet};
 
+use serde::Deserialize;
+
 use crate::device::facts::{Display, Reason};
-use crate::device::id::DeviceId;
+use crate::device::id::{DeviceId, from_word};
 use crate::domain::policy::{BootDisplay, Consent, Displays, EmulatedVideo, Guest, Policy, Wishes};
 use crate::domain::shell::{LONGEST_NAME, operand, plain};
 use crate::domain::{Domain, Switch};
@@ -35,7 +37,8 @@ use crate::predict::{About, Outcome, Program, Refusal, predict};
 use crate::xml::Document;
 
 /// An operation for which libvirt calls the hook, and in which the hook has a part.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Operation {
     /// libvirt is about to start the domain.
     Prepare,
@@ -51,13 +54,7 @@ impl Operation {
     /// Reads libvirt's name of an operation (src/util/virhook.c, `virHookQemuOp`); `None` for any
     /// other operation.
     pub fn parse(word: &str) -> Option<Self> {
-        match word {
-            "prepare" => Some(Operation::Prepare),
-            "release" => Some(Operation::Release),
-            "migrate" => Some(Operation::Migrate),
-            "restore" => Some(Operation::Restore),
-            _ => None,
-        }
+        from_word(word)
     }
 }
 
@@ -319,17 +316,12 @@ struct Report<'r, 'd, 'a> {
 
 impl Report<'_, '_, '_> {
     fn title(&self) -> String {
-        match self
-            .domain
-            .name
-            .as_deref()
-            .filter(|name| !name.is_empty() && name.len() <= LONGEST_NAME)
-        {
-            Some(name) => format!("domain {name}"),
-            None => self
-                .domain
-                .uuid
-                .map_or_else(|| "the domain".into(), |uuid| format!("domain {uuid}")),
+        let name = self.domain.name.as_deref();
+        let name = name.filter(|name| !name.is_empty() && name.len() <= LONGEST_NAME);
+        match (name, self.domain.uuid) {
+            (Some(name), _) => format!("domain {name}"),
+            (None, Some(uuid)) => format!("domain {uuid}"),
+            (None, None) => "the domain".into(),
         }
     }
 
@@ -345,12 +337,9 @@ impl Report<'_, '_, '_> {
         match doubt {
             Some(because) => format!("{by} may refuse {what} (\"{message}\"): {because}"),
             None => {
-                let why = match about {
-                    About::Device(id) => self.screens.vgpus.iter().find(|vgpu| vgpu.id == *id),
-                    _ => None,
-                };
-                let why = why.map(|vgpu| why_refused(vgpu, message));
-                let why = why.unwrap_or_default();
+                let is_it = |vgpu: &&Vgpu| *about == About::Device(vgpu.id);
+                let vgpu = self.screens.vgpus.iter().find(is_it);
+                let why = vgpu.map_or_else(String::new, |vgpu| why_refused(vgpu, message));
                 format!("{by} would refuse {what} (\"{message}\"){why}")
             }
         }
@@ -385,10 +374,9 @@ impl Report<'_, '_, '_> {
             return off;
         };
         let consents = changes.iter().filter_map(|change| change.consent);
-        let mut consents: Vec<String> = consents.map(|consent| consent.to_string()).collect();
-        consents.sort();
-        consents.dedup();
-        let command = self.command(&format!("{asked} --consent {}", consents.join(",")));
+        let consents: BTreeSet<String> = consents.map(|consent| consent.to_string()).collect();
+        let consents = Vec::from_iter(consents).join(",");
+        let command = self.command(&format!("{asked} --consent {consents}"));
         format!("{command} (the screen is then seen on this host only), or {off}{left_alone}")
     }
 

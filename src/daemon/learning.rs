@@ -3,7 +3,7 @@
 use uuid::Uuid;
 
 use super::Daemon;
-use super::lessons::{Life, Logged, Unlearned, entry, learn_from};
+use super::lessons::{Logged, Unlearned, entry, learn_from};
 use super::service::Priority;
 use crate::domain::name_and_devices;
 use crate::host::Warning;
@@ -21,9 +21,9 @@ impl Daemon<'_> {
         let Some(directory) = directory(root, self.context.connect.as_deref()) else {
             return;
         };
-        let known = self.domains.known(uuid).map(|domain| domain.name.clone());
-        let (name, devices) = match known.filter(|name| !name.is_empty()) {
-            Some(name) => (name, self.domains.devices(uuid)),
+        let known = self.domains.known(uuid);
+        let (name, devices) = match known.filter(|domain| !domain.name.is_empty()) {
+            Some(domain) => (domain.name.clone(), domain.devices.clone()),
             // The daemon has not looked at the domain yet. A domain without a definition has no
             // devices to compare with its log.
             None => match libvirt.persistent(&uuid.to_string()) {
@@ -34,16 +34,11 @@ impl Daemon<'_> {
         if devices.is_empty() {
             return;
         }
-        let life = || match libvirt.persistent(&uuid.to_string())? {
-            Some(definition) => Life::of(&*libvirt, &definition),
-            // The domain was undefined meanwhile.
-            None => Ok(Life::Between),
-        };
         let logged = Logged {
             name: &name,
             uuid,
             devices: &devices,
-            life: &life,
+            libvirt: &*libvirt,
             directory: &directory,
         };
         match learn_from(root, logged) {

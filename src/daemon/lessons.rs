@@ -14,33 +14,9 @@ use crate::host::log::{By, Entry, What};
 use crate::host::run::{self, Written};
 use crate::host::state::now;
 use crate::host::{Root, emulator, qemu_log};
-use crate::libvirt::{Definition, Failure, Libvirt};
+use crate::libvirt::{Failure, Libvirt};
 use crate::probe::asking::announce;
 use crate::publish::inventory::Sources;
-
-/// The state of a domain.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Life {
-    /// The domain runs.
-    Runs,
-    /// The domain does not run.
-    Ended,
-    /// The domain is just being started or ended.
-    Between,
-}
-
-impl Life {
-    /// Returns the domain's state according to libvirt.
-    pub(crate) fn of(libvirt: &dyn Libvirt, definition: &Definition) -> Result<Self, Failure> {
-        Ok(if !definition.is_active {
-            Life::Ended
-        } else if libvirt.is_running(&definition.uuid)? {
-            Life::Runs
-        } else {
-            Life::Between
-        })
-    }
-}
 
 /// A domain, and what is needed to learn from its log: its devices, its state, and the directory
 /// where libvirt keeps the logs.
@@ -52,9 +28,8 @@ pub(crate) struct Logged<'d> {
     pub uuid: Uuid,
     /// The domain's vfio devices.
     pub devices: &'d [DeviceId],
-    /// Asks libvirt for the domain's state. It is called after the log was read, because the log
-    /// may be about a start that is still under way.
-    pub life: &'d dyn Fn() -> Result<Life, Failure>,
+    /// The libvirt that has the domain.
+    pub libvirt: &'d dyn Libvirt,
     /// The directory where libvirt keeps the logs of domains.
     pub directory: &'d Path,
 }
@@ -108,15 +83,16 @@ pub(crate) fn learn_from(root: &Root, domain: Logged<'_>) -> Result<Vec<Learned>
         log.map_err(Unlearned::Problem)?
             .ok_or_else(|| nothing("it has no log"))
     };
+    // libvirt is asked after the log was read, because that may be the log of a start under way.
     let before = began(&log()?);
-    let life = (domain.life)().map_err(|error| Unlearned::Problem(error.to_string()))?;
+    let runs = runs(domain.libvirt, domain.uuid);
+    let runs = runs.map_err(|error| Unlearned::Problem(error.to_string()))?;
     // libvirt writes to the log how the domain ended before it reports the end. But by now the log
     // may have another start than the one about which libvirt answered.
     let log = log()?;
-    if life == Life::Between || began(&log) != before {
+    let Some(is_running) = runs.filter(|_| began(&log) == before) else {
         return Err(nothing("it is just being started or ended"));
-    }
-    let is_running = life == Life::Runs;
+    };
     let lesson = learn(&log, domain.uuid, domain.devices, is_running)
         .map_err(|why| nothing(&why.to_string()))?;
     if lesson.started && emulator::kind(root, &lesson.emulator) != emulator::Kind::Program {
@@ -126,9 +102,7 @@ pub(crate) fn learn_from(root: &Root, domain: Logged<'_>) -> Result<Vec<Learned>
     }
     let mut all = Vec::new();
     for (id, display) in &lesson.displays {
-        if let Some(learned) = keep(root, domain.uuid, &lesson, *id, display)? {
-            all.push(learned);
-        }
+        all.extend(keep(root, domain.uuid, &lesson, *id, display)?);
     }
     if all.is_empty() {
         return Err(nothing(
@@ -136,6 +110,16 @@ pub(crate) fn learn_from(root: &Root, domain: Logged<'_>) -> Result<Vec<Learned>
         ));
     }
     Ok(all)
+}
+
+/// Returns whether a domain runs; `None` if it is being started, ended or undefined at this moment.
+fn runs(libvirt: &dyn Libvirt, uuid: Uuid) -> Result<Option<bool>, Failure> {
+    let uuid = uuid.to_string();
+    Ok(match libvirt.persistent(&uuid)? {
+        Some(definition) if !definition.is_active => Some(false),
+        Some(_) if libvirt.is_running(&uuid)? => Some(true),
+        _ => None,
+    })
 }
 
 /// Keeps the display that was learned of one device. Returns `None` if the device has no driver or
@@ -148,9 +132,9 @@ fn keep(
     display: &Display,
 ) -> Result<Option<Learned>, Unlearned> {
     let (sources, device) = Sources::read_device(root, id);
-    let device = device.filter(|device| device.driver.is_some());
-    let Some(device) = device.filter(|_| qemu_log::is_of_this_device(root, id, lesson.began))
-    else {
+    let Some(device) = device.filter(|device| {
+        device.driver.is_some() && qemu_log::is_of_this_device(root, id, lesson.began)
+    }) else {
         return Ok(None);
     };
     let qemu = ByQemu {

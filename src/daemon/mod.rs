@@ -35,7 +35,8 @@ use crate::host::config::Config;
 use crate::host::run::{Lock, qemu_directory, records_directory};
 use crate::host::state::NotRemembered;
 use crate::host::{Warning, requests, settings};
-use crate::libvirt::versions::{Versions, Watched};
+use crate::libvirt::logs::users_directory;
+use crate::libvirt::versions::{self, Versions};
 use crate::libvirt::{self, Happened, Libvirt};
 use crate::libvirt::{Context, Failure, SYSTEM};
 use crate::probe::instance::clean_up;
@@ -107,6 +108,7 @@ pub fn run(context: &Context, prober: &Path, once: bool) -> anyhow::Result<()> {
     daemon.warn(left.err().as_slice());
     if once {
         daemon.quiet = Duration::ZERO;
+        daemon.is_once = true;
         daemon.connect(true)?;
         daemon.work();
         return match daemon.failures {
@@ -114,7 +116,7 @@ pub fn run(context: &Context, prober: &Path, once: bool) -> anyhow::Result<()> {
             _ => Err(Failure::Environment("not all domains could be looked at".into()).into()),
         };
     }
-    // An earlier daemon that was killed may have left its link.
+    // An earlier daemon that was killed may have left the link.
     daemon.set_link();
     // libvirt may take minutes to start, and systemd does not wait that long.
     daemon.service.tell("READY=1");
@@ -160,22 +162,10 @@ fn definitions(context: &Context) -> Option<PathBuf> {
     match context.connect.as_deref() {
         None | Some(SYSTEM) => Some(context.root.join(DEFINITIONS)),
         Some(SESSION) => {
-            let home = || Some(PathBuf::from(std::env::var_os("HOME")?).join(".config"));
-            let set = std::env::var_os("XDG_CONFIG_HOME").filter(|path| !path.is_empty());
-            let config = set.map(PathBuf::from).or_else(home)?;
+            let config = users_directory("XDG_CONFIG_HOME", ".config")?;
             Some(config.join("libvirt/qemu"))
         }
         Some(_) => None,
-    }
-}
-
-/// Catches the versions that others define while we define a domain. `None` if they can't be seen.
-#[derive(Debug)]
-struct Watching(Option<Versions>);
-
-impl Watching {
-    fn watch(&self, name: &str) -> Option<Watched<'_>> {
-        self.0.as_ref()?.watch(name).ok()
     }
 }
 
@@ -185,9 +175,12 @@ struct Daemon<'c> {
     journal: Journal,
     service: Service,
     files: Files,
-    versions: Watching,
+    /// Catches what others define while we define a domain. `None` if that is not possible.
+    versions: Option<Versions>,
     /// The time that a domain has to be quiet: [`QUIET`], or zero with `once`.
     quiet: Duration,
+    /// True if the daemon ends once it has looked at every domain.
+    is_once: bool,
     sink: Sender<Event>,
     libvirt: Option<Arc<dyn Libvirt>>,
     /// The time of the next attempt to reach libvirt, and the wait to double if it fails.
@@ -228,8 +221,9 @@ impl<'c> Daemon<'c> {
             journal,
             service: Service::new(),
             files,
-            versions: Watching(None),
+            versions: None,
             quiet: QUIET,
+            is_once: false,
             sink,
             libvirt: None,
             retry: None,
@@ -257,6 +251,12 @@ impl<'c> Daemon<'c> {
         self.journal.say(priority, text);
     }
 
+    /// Writes a line about a domain.
+    fn tell(&mut self, uuid: Uuid, priority: Priority, text: &str) {
+        let text = format!("{}: {text}", self.name(uuid));
+        self.say(priority, &text);
+    }
+
     /// Writes each warning that was not written before.
     fn warn(&mut self, warnings: &[Warning]) {
         for warning in warnings {
@@ -269,37 +269,38 @@ impl<'c> Daemon<'c> {
 
     fn watch_files(&self) {
         let root = &self.context.root;
-        let requests = requests::prepare_directory(root);
-        let records = records_directory(root);
-        // These files are named like records and have the same effect.
-        let said = qemu_directory(root);
-        for (kind, directory) in [
-            (Kind::Request, requests),
-            (Kind::Record, records),
-            (Kind::Record, said),
-        ] {
-            let watched = directory.and_then(|path| Ok(self.files.watch(kind, &path)?));
-            if let Err(error) = watched {
-                let text = format!("{kind:?} files are not watched: {error}");
-                self.say(Priority::Warning, &text);
-            }
-        }
+        let mut wanted = vec![
+            (Kind::Request, requests::prepare_directory(root)),
+            (Kind::Record, records_directory(root)),
+            // These files are named like records and have the same effect.
+            (Kind::Record, qemu_directory(root)),
+        ];
         if self.is_system() {
-            let run = root.join(DAEMONS.0);
-            if let Err(error) = self.files.watch(Kind::Daemon, &run) {
-                self.say(Priority::Warning, &format!("{}: {error}", run.display()));
-            }
+            wanted.push((Kind::Daemon, Ok(root.join(DAEMONS.0))));
         }
         if self.watches_definitions {
-            let directory = root.join(DEFINITIONS);
-            if let Err(error) = self.files.watch(Kind::Definition, &directory) {
-                let text = format!(
-                    "{}: {error}: devices that are attached to a definition are seen only at its next change",
-                    directory.display()
-                );
-                self.say(Priority::Warning, &text);
+            wanted.push((Kind::Definition, Ok(root.join(DEFINITIONS))));
+        }
+        for (kind, directory) in wanted {
+            let watched = directory.and_then(|path| Ok(self.files.watch(kind, &path)?));
+            if let Err(error) = watched {
+                let unseen = match kind {
+                    Kind::Request => "requests of the qemu hook are not seen",
+                    Kind::Record => "what is found out about devices is not seen",
+                    Kind::Daemon => "a libvirt that starts is not seen",
+                    Kind::Definition => {
+                        "devices that are attached to a definition are seen only at its next change"
+                    }
+                };
+                self.say(Priority::Warning, &format!("{unseen}: {error}"));
             }
         }
+    }
+
+    /// Catches the versions of a domain's definition, if that is possible.
+    fn watch(&mut self, uuid: Uuid) -> Option<versions::Watched<'_>> {
+        let name = self.name(uuid);
+        self.versions.as_ref()?.watch(&name).ok()
     }
 
     /// Begins to catch the versions of definitions, if we know in which directory libvirt has them.
@@ -313,7 +314,7 @@ impl<'c> Daemon<'c> {
             Ok(versions)
         });
         match versions {
-            Ok(versions) => self.versions = Watching(Some(versions)),
+            Ok(versions) => self.versions = Some(versions),
             Err(error) => {
                 let text = format!(
                     "{}: {error}: what somebody else defines at the same moment as gfxplane would be lost without a word",
@@ -359,7 +360,7 @@ impl<'c> Daemon<'c> {
             let watchdog = self.service.still_here();
             let retry = self.retry.map(|(at, _)| at);
             let later = self.later.keys().next().map(|(at, _)| *at);
-            let publish = self.publishing.next();
+            let publish = self.publishing.due;
             let next = [watchdog, retry, later, publish]
                 .into_iter()
                 .flatten()
@@ -383,7 +384,7 @@ impl<'c> Daemon<'c> {
             while let Ok(event) = receive.try_recv() {
                 self.event(event);
             }
-            if self.ends || !self.work_once(false) {
+            if self.ends || !self.work_once() {
                 return;
             }
             self.service.still_here();
@@ -391,7 +392,7 @@ impl<'c> Daemon<'c> {
     }
 
     fn work(&mut self) {
-        while self.work_once(true) {}
+        while self.work_once() {}
     }
 
     fn event(&mut self, event: Event) {
@@ -467,9 +468,7 @@ impl<'c> Daemon<'c> {
             Seen::File(Kind::Record, name) => {
                 let id = name.strip_suffix(".json").and_then(|id| id.parse().ok());
                 let Some(id) = id else { return };
-                for uuid in self.domains.with_device(id) {
-                    self.task(uuid, false);
-                }
+                self.look_at(|domain| domain.devices.contains(&id));
             }
             Seen::File(Kind::Daemon, name) => {
                 if DAEMONS.1.contains(&name.as_str()) {
@@ -482,8 +481,8 @@ impl<'c> Daemon<'c> {
                 let Some(name) = name.strip_suffix(".xml") else {
                     return;
                 };
-                match self.domains.named(name) {
-                    Some(uuid) => self.soon(uuid, true),
+                match self.domains.those(|domain| domain.name == name).first() {
+                    Some(uuid) => self.soon(*uuid, true),
                     None => self.look_at_everything(),
                 }
             }
@@ -531,7 +530,11 @@ impl<'c> Daemon<'c> {
 
     /// Looks at the domains that could not be tried because a device was in use.
     fn waited(&mut self) {
-        for uuid in self.domains.waiting() {
+        self.look_at(|domain| domain.waits);
+    }
+
+    fn look_at(&mut self, is_wanted: impl Fn(&domains::Watched) -> bool) {
+        for uuid in self.domains.those(is_wanted) {
             self.task(uuid, false);
         }
     }
@@ -540,15 +543,13 @@ impl<'c> Daemon<'c> {
     /// uses them. If the daemon does not know the domain, probes instead the devices that were in
     /// use when they were last probed.
     fn devices_of(&mut self, uuid: Uuid) {
-        let unknown = match self.domains.known(uuid) {
-            Some(_) => self.domains.devices(uuid),
+        let root = &self.context.root;
+        let mut unknown = match self.domains.known(uuid) {
+            Some(domain) => domain.devices.clone(),
             // The domain was transient, so it may have had any device that was in use.
-            None => probing::in_use(&self.context.root),
+            None => probing::in_use(root),
         };
-        let unknown: Vec<DeviceId> = unknown
-            .into_iter()
-            .filter(|id| probing::is_to_be_asked(&self.context.root, *id, &self.config))
-            .collect();
+        unknown.retain(|id| probing::is_to_be_asked(root, *id, &self.config));
         let Some(libvirt) = self.libvirt.as_ref().filter(|_| !unknown.is_empty()) else {
             return;
         };

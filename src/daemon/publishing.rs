@@ -15,12 +15,13 @@ use crate::host::exports::{FRESH, publish};
 /// tools read the files only now and then.
 const AFTER: Duration = Duration::from_secs(5);
 
-/// The thread that writes the files, and the time when they are due next.
+/// The thread that writes, while there is something to write.
 pub(super) struct Publishing {
     root: Root,
     program: PathBuf,
     writer: Option<JoinHandle<()>>,
-    due: Option<Instant>,
+    /// The time at which the files are to be written.
+    pub(super) due: Option<Instant>,
 }
 
 impl Publishing {
@@ -41,11 +42,6 @@ impl Publishing {
         self.due = is_wanted.then(|| self.due.map_or(soon, |due| due.min(soon)));
     }
 
-    /// Returns the time at which the files are due; `None` if the settings name no file.
-    pub(super) fn next(&self) -> Option<Instant> {
-        self.due
-    }
-
     /// Starts writing the exported files if they are due. `with_guests` must be true only while
     /// libvirt runs: without it the file about guests is skipped, because asking libvirt for them
     /// would start a libvirt that was stopped on purpose.
@@ -53,11 +49,8 @@ impl Publishing {
         if self.due.is_none_or(|due| due > now) {
             return;
         }
-        if self
-            .writer
-            .as_ref()
-            .is_some_and(|writer| !writer.is_finished())
-        {
+        let writer = self.writer.as_ref();
+        if writer.is_some_and(|writer| !writer.is_finished()) {
             self.due = Some(now + AFTER);
             return;
         }
@@ -107,19 +100,19 @@ mod tests {
         let mut publishing = Publishing::new(&root, "/bin/echo".into());
         let nothing = Config::default();
         publishing.soon(&nothing);
-        assert_eq!(publishing.next(), None);
+        assert_eq!(publishing.due, None);
         let both = named("export = { prometheus = '/p', nfd = '/n' }");
         publishing.soon(&both);
-        let first = publishing.next().unwrap();
+        let first = publishing.due.unwrap();
         publishing.soon(&both);
-        assert_eq!(publishing.next(), Some(first));
+        assert_eq!(publishing.due, Some(first));
         publishing.time_passes(first - AFTER, &both, true);
-        assert_eq!(publishing.next(), Some(first));
+        assert_eq!(publishing.due, Some(first));
         publishing.time_passes(first, &both, false);
-        assert_eq!(publishing.next(), Some(first + FRESH));
+        assert_eq!(publishing.due, Some(first + FRESH));
         // The settings are empty again.
         publishing.soon(&nothing);
-        assert_eq!(publishing.next(), None);
+        assert_eq!(publishing.due, None);
         let wait = |format: &str| {
             let limit = Instant::now() + Duration::from_secs(60);
             while published(&root, format) == Ok(None) && Instant::now() < limit {
@@ -134,9 +127,9 @@ mod tests {
         let (stop, stopped) = mpsc::channel::<()>();
         publishing.writer = Some(thread::spawn(move || stopped.recv().unwrap_or(())));
         publishing.soon(&both);
-        let second = publishing.next().unwrap();
+        let second = publishing.due.unwrap();
         publishing.time_passes(second, &both, true);
-        assert_eq!(publishing.next(), Some(second + AFTER));
+        assert_eq!(publishing.due, Some(second + AFTER));
         drop(stop);
         while !publishing.writer.as_ref().unwrap().is_finished() {
             thread::yield_now();

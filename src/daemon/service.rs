@@ -116,10 +116,7 @@ impl From<Level> for Priority {
 /// Turns SIGHUP, SIGTERM and SIGINT into events. Call this before starting other threads, which
 /// then also leave these signals blocked.
 pub(super) fn take_signals(sink: &Sender<Event>) -> anyhow::Result<()> {
-    let mut signals = SigSet::empty();
-    for signal in [Signal::SIGHUP, Signal::SIGTERM, Signal::SIGINT] {
-        signals.add(signal);
-    }
+    let signals = SigSet::from_iter([Signal::SIGHUP, Signal::SIGTERM, Signal::SIGINT]);
     signals.thread_block()?;
     let sink = sink.clone();
     thread::spawn(move || {

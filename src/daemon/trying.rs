@@ -40,43 +40,33 @@ impl Daemon<'_> {
             self.leave(task, fixed, &why);
             return Ok(false);
         }
-        let in_vain = |daemon: &mut Self, why: String| {
-            daemon.domains.watched(uuid).in_vain = Some((wanted, why.clone()));
-            daemon.leave(task, fixed, &why);
-            Ok(false)
-        };
-        match self.see(libvirt, fixed) {
+        let why = match self.see(libvirt, fixed) {
             Ok(seen) if seen.starts => {
-                let name = self.name(uuid);
-                self.say(Priority::Info, &format!("{name}: {seen}"));
-                Ok(true)
+                self.tell(uuid, Priority::Info, &seen.to_string());
+                return Ok(true);
             }
-            Ok(seen) => {
-                let why = format!("{seen}; `gfxplane fixup {typed} --define` tries it again");
-                in_vain(self, why)
-            }
-            Err(NotTried::Failed(problem)) => Err(Failure::Environment(problem)),
+            Ok(seen) => format!("{seen}; `gfxplane fixup {typed} --define` tries it again"),
+            Err(NotTried::Failed(problem)) => return Err(Failure::Environment(problem)),
             Err(error @ (NotTried::Late(_) | NotTried::LeftOut(_))) => {
-                in_vain(self, format!("not tried: {error}; {no_trial}"))
+                format!("not tried: {error}; {no_trial}")
             }
             Err(error @ NotTried::Device(_)) => {
                 self.domains.watched(uuid).waits = true;
                 let again = "it is looked at again when a domain has ended";
-                self.leave(
-                    task,
-                    fixed,
-                    &format!("not tried: {error}; {again}; {no_trial}"),
-                );
-                Ok(false)
+                let why = format!("not tried: {error}; {again}; {no_trial}");
+                self.leave(task, fixed, &why);
+                return Ok(false);
             }
             Err(error @ (NotTried::Ours(_) | NotTried::Start(_))) => {
-                let name = self.name(uuid);
-                let text = format!("{name}: not tried yet: {error}");
-                self.say(Priority::Info, &text);
+                let text = format!("not tried yet: {error}");
+                self.tell(uuid, Priority::Info, &text);
                 self.again(task, SOON);
-                Ok(false)
+                return Ok(false);
             }
-        }
+        };
+        self.leave(task, fixed, &why);
+        self.domains.watched(uuid).in_vain = Some((wanted, why));
+        Ok(false)
     }
 
     fn see(&mut self, libvirt: &dyn Libvirt, fixed: &Fixed) -> Result<Seen, NotTried> {

@@ -146,6 +146,22 @@ mod tests {
     use std::fs;
     use std::os::unix::fs::symlink;
 
+    const FEATURES: &str = "usr/share/apparmor-features/features";
+    const KERNELS: &str = "sys/kernel/security/apparmor/features/network_v9/af_unix";
+    const ABSTRACTION: &str = "etc/apparmor.d/abstractions/libvirt-qemu";
+    const LOCAL: &str = "etc/apparmor.d/local/abstractions/libvirt-qemu";
+
+    fn host() -> (tempfile::TempDir, Root) {
+        let keep = tempfile::tempdir().unwrap();
+        let root = Root::strict(keep.path());
+        (keep, root)
+    }
+
+    fn put_template(root: &Root) {
+        let template = "profile LIBVIRT_TEMPLATE {\n}\n";
+        root.put("etc/apparmor.d/libvirt/TEMPLATE.qemu", template);
+    }
+
     #[test]
     fn what_a_profile_lets_be_executed() {
         for (profile, allowed) in [
@@ -174,47 +190,31 @@ mod tests {
 
     #[test]
     fn an_x_server_for_a_guest() {
-        let keep = tempfile::tempdir().unwrap();
-        let root = Root::strict(keep.path());
+        let (_keep, root) = host();
         let denied = || denies_x(&root, true);
         assert_eq!(denied(), Some(false), "the kernel does not look");
-        root.put(
-            "sys/kernel/security/apparmor/features/network_v9/af_unix",
-            "yes",
-        );
+        root.put(KERNELS, "yes");
         assert_eq!(denies_x(&root, false), Some(false));
         assert_eq!(denied(), None, "the guests' profile is not readable");
-        root.put(
-            "etc/apparmor.d/libvirt/TEMPLATE.qemu",
-            "profile LIBVIRT_TEMPLATE {\n}\n",
-        );
+        put_template(&root);
         let guests = "  # /tmp/.X11-unix/* rw,\n  unix (send, receive) type=stream addr=none peer=(label=libvirtd),\n  include if exists <local/abstractions/libvirt-qemu>\n";
-        root.put("etc/apparmor.d/abstractions/libvirt-qemu", guests);
+        root.put(ABSTRACTION, guests);
         assert_eq!(denied(), Some(true));
-        root.put(
-            "etc/apparmor/parser.conf",
-            "# x\npolicy-features=/usr/share/apparmor-features/features\n",
-        );
+        let parser = format!("# x\npolicy-features=/{FEATURES}\n");
+        root.put("etc/apparmor/parser.conf", &parser);
         assert_eq!(denied(), None, "the features are not readable");
-        let features = "usr/share/apparmor-features/features";
-        root.put(features, "network_v8 {af_mask {unspec unix\n}\n}\n");
+        root.put(FEATURES, "network_v8 {af_mask {unspec unix\n}\n}\n");
         assert_eq!(denied(), Some(false), "as in Debian 13");
-        root.put(
-            features,
-            "network_v9 {af_mask {unspec unix\n}\naf_unix {yes\n}\n}\n",
-        );
+        let newer = "network_v9 {af_mask {unspec unix\n}\naf_unix {yes\n}\n}\n";
+        root.put(FEATURES, newer);
         assert_eq!(denied(), Some(true));
-        root.put(
-            "etc/apparmor.d/local/abstractions/libvirt-qemu",
-            "  #include <abstractions/X>\n",
-        );
+        root.put(LOCAL, "  #include <abstractions/X>\n");
         assert_eq!(denied(), Some(false));
     }
 
     #[test]
     fn a_dbus_daemon_for_a_guest() {
-        let keep = tempfile::tempdir().unwrap();
-        let root = Root::strict(keep.path());
+        let (_keep, root) = host();
         let of = |drivers| denies_dbus_daemon(&root, confines_guests(&root, drivers)?);
         let denied = || of(None);
         assert_eq!(denied(), Some(false), "nothing confines anybody");
@@ -224,14 +224,10 @@ mod tests {
         assert_eq!(denied(), Some(false), "libvirt has no profile");
         root.put("etc/apparmor.d/usr.sbin.libvirtd", "");
         assert_eq!(denied(), None, "the guests' are not readable");
-        root.put(
-            "etc/apparmor.d/libvirt/TEMPLATE.qemu",
-            "profile LIBVIRT_TEMPLATE {\n}\n",
-        );
+        put_template(&root);
         let guests = "  /var/lib/dbus/machine-id r,\n  /{usr/,}bin/dash rmix,\n";
         let included = "  include if exists <abstractions/libvirt-qemu.d>\n  include if exists <local/abstractions/libvirt-qemu>\n";
-        let abstraction = "etc/apparmor.d/abstractions/libvirt-qemu";
-        root.put(abstraction, &format!("{guests}{included}"));
+        root.put(ABSTRACTION, &format!("{guests}{included}"));
         assert_eq!(denied(), Some(true));
         for (drivers, expected) in [
             ("\"none\"", Some(false)),
@@ -241,27 +237,21 @@ mod tests {
             assert_eq!(of(Some(drivers)), expected, "{drivers}");
         }
         let rule = "  /usr/bin/dbus-daemon mrix,\n";
-        for path in [
-            "etc/apparmor.d/abstractions/libvirt-qemu.d/dbus",
-            "etc/apparmor.d/local/abstractions/libvirt-qemu",
-        ] {
+        for path in [&*format!("{ABSTRACTION}.d/dbus"), LOCAL] {
             root.put(path, rule);
             assert_eq!(denied(), Some(false), "{path}");
             // In libvirt 9, and in later versions without Debian's patch, nothing is included.
-            root.put(abstraction, guests);
+            root.put(ABSTRACTION, guests);
             assert_eq!(denied(), Some(true), "{path} is not included");
-            root.put(abstraction, &format!("{guests}{included}"));
+            root.put(ABSTRACTION, &format!("{guests}{included}"));
             fs::remove_file(root.join(path)).unwrap();
         }
-        root.put(abstraction, &format!("{guests}{rule}"));
+        root.put(ABSTRACTION, &format!("{guests}{rule}"));
         assert_eq!(denied(), Some(false));
-        root.put(abstraction, guests);
+        root.put(ABSTRACTION, guests);
         fs::create_dir(root.join("etc/apparmor.d/disable")).unwrap();
-        symlink(
-            "../usr.sbin.libvirtd",
-            root.join("etc/apparmor.d/disable/usr.sbin.libvirtd"),
-        )
-        .unwrap();
+        let disabled = root.join("etc/apparmor.d/disable/usr.sbin.libvirtd");
+        symlink("../usr.sbin.libvirtd", disabled).unwrap();
         assert_eq!(denied(), Some(false), "switched off");
     }
 }

@@ -42,14 +42,12 @@ pub(crate) fn names(root: &Root, warnings: &mut Vec<Warning>) -> Option<Vec<Stri
 }
 
 /// Returns the path of a domain's file.
-#[must_use]
 pub(crate) fn path(root: &Root, name: &str) -> PathBuf {
     root.join(DEFINITIONS).join(format!("{name}{ENDING}"))
 }
 
 /// Returns the domains that have a file, sorted by name. A file that can't be read gives a warning.
 /// Returns `None` if the directory of definitions does not exist or can't be read.
-#[must_use]
 pub(crate) fn read(root: &Root, warnings: &mut Vec<Warning>) -> Option<Vec<DomainFile>> {
     let running = root.join(RUNNING);
     let is_seen = is_dir(&running);

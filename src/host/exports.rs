@@ -8,7 +8,7 @@ use std::io;
 use std::time::Duration;
 
 use crate::host::Root;
-use crate::host::run::{BASE, directory, read_trusted_bytes, replace};
+use crate::host::run::{BASE, directory, read_trusted, replace};
 
 /// The largest file that is copied, in bytes.
 const MOST: usize = 16 << 20;
@@ -38,11 +38,7 @@ pub fn publish(root: &Root, format: &str, text: &str) -> io::Result<()> {
 /// written it.
 pub fn published(root: &Root, format: &str) -> Result<Option<String>, String> {
     let path = root.join(BASE).join("export").join(format);
-    let bytes = read_trusted_bytes(root, &path, None, MOST);
-    let text = bytes.and_then(|bytes| {
-        let text = bytes.map(String::from_utf8).transpose();
-        text.map_err(|_| "it is not UTF-8".into())
-    });
+    let text = read_trusted(root, &path, MOST);
     text.map_err(|error| format!("{}: {error}", path.display()))
 }
 

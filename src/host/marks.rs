@@ -32,21 +32,16 @@ fn path(root: &Root, id: DeviceId) -> PathBuf {
 pub fn mark(root: &Root, id: DeviceId) -> io::Result<Lock> {
     run::directory(root, INSTANCES, 0o700)?;
     // A sweep at this very moment finds no device and removes the mark, which is then made again.
-    let lock = Lock::wait(&path(root, id), true, None)?;
-    Ok(lock.expect("it is made if it isn't there"))
+    Lock::of_file(&path(root, id), None)
 }
 
 /// Returns the marked devices, whether or not their marks are locked. Empty if the directory can't
 /// be read or trusted, as for users other than root.
 pub(crate) fn marked(root: &Root) -> Vec<DeviceId> {
     let directory = directory(root);
-    let is_trusted = fs::symlink_metadata(&directory).is_ok_and(|metadata| {
-        metadata.is_dir() && run::untrusted(root, &metadata, None, 0).is_none()
-    });
-    if !is_trusted {
-        return Vec::new();
-    }
-    let names = fs::read_dir(directory).into_iter().flatten().flatten();
+    let trusted = run::trusted(root, &directory, None);
+    let names = trusted.and_then(|_| fs::read_dir(directory));
+    let names = names.into_iter().flatten().flatten();
     let ids = names.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
     ids.filter(|id| matches!(id, DeviceId::Mdev(_))).collect()
 }

@@ -46,14 +46,15 @@ pub fn read(root: &Root, warnings: &mut Vec<Warning>) -> Vec<Definition> {
     let base = root.join("etc/mdevctl.d");
     let mut definitions = Vec::new();
     for parent in read_names(&base, warnings) {
-        if parent == "scripts.d" || !is_dir(&base.join(&parent)) {
+        let directory = base.join(&parent);
+        if parent == "scripts.d" || !is_dir(&directory) {
             continue;
         }
-        for name in read_names(&base.join(&parent), warnings) {
+        for name in read_names(&directory, warnings) {
+            let path = directory.join(&name);
             let Ok(uuid) = Uuid::parse_str(&name) else {
                 continue;
             };
-            let path = base.join(&parent).join(&name);
             let Some(text) = read_text(&path, warnings) else {
                 continue;
             };
@@ -65,10 +66,8 @@ pub fn read(root: &Root, warnings: &mut Vec<Warning>) -> Vec<Definition> {
                     autostart: file.start == "auto",
                 }),
                 Err(error) => {
-                    warnings.push(Warning::new(
-                        path,
-                        format!("is no definition of mdevctl's: {error}"),
-                    ));
+                    let problem = format!("is no definition of mdevctl's: {error}");
+                    warnings.push(Warning::new(path, problem));
                 }
             }
         }
@@ -158,9 +157,9 @@ pub fn have_read_again(root: &Root, parent: &str, uuid: Uuid) -> io::Result<bool
     Ok(true)
 }
 
-/// Removes our attributes from a definition on disk. Writes a temporary file beside it and renames
-/// it, or writes in place if the file has other names (hard links), which a rename would leave
-/// behind. Returns `Ok(false)` if there is no definition, or none of our attributes in it.
+/// Removes our attributes from a definition on disk, by a temporary file beside it and a rename; in
+/// place if the file has other names (hard links), which a rename would leave behind. Returns
+/// `Ok(false)` if there was nothing to do.
 ///
 /// Without this, mdevctl would write each stored attribute to sysfs at the device's next start, and
 /// fail. The temporary file is in the parent's directory, where mdevctl ignores names that are no
@@ -172,21 +171,16 @@ pub fn clean(root: &Root, parent: &str, uuid: Uuid) -> io::Result<bool> {
     let directory = root.join("etc/mdevctl.d").join(parent);
     let inside = Path::new(parent).components().count() == 1 && !parent.starts_with('.');
     if !inside {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidInput,
-            format!("{parent:?} is no device"),
-        ));
+        let problem = format!("{parent:?} is no device");
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, problem));
     }
     let named = directory.join(uuid.hyphenated().to_string());
     // A link stays a link: its target is written.
-    let (path, text) = match named.canonicalize() {
+    let path = match named.canonicalize() {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
-        path => {
-            let path = path?;
-            let text = read_whole(&path, MAX_TEXT as usize)?;
-            (path, text)
-        }
+        path => path?,
     };
+    let text = read_whole(&path, MAX_TEXT as usize)?;
     let Some(cleaned) = without_our_attributes(&text)? else {
         return Ok(false);
     };
@@ -214,13 +208,14 @@ mod tests {
     use std::fs::Permissions;
     use std::os::unix::fs::{PermissionsExt, chown, symlink};
 
-    const UUID: &str = "11111111-2222-3333-4444-555555555555";
+    const UUID: Uuid = Uuid::from_u128(0x11111111_2222_3333_4444_555555555555);
+    const PARENT: &str = "0000:00:02.0";
     const WITH_OURS: &str = r#"{"mdev_type":"t","attrs":[{"gfxplane.display":"none"}]}"#;
 
     /// Makes a host. Also returns the directory of the definitions below one parent.
     fn host() -> (tempfile::TempDir, Root, std::path::PathBuf) {
         let (keep, root) = crate::host::empty();
-        let parent = root.join("etc/mdevctl.d/0000:00:02.0");
+        let parent = root.join("etc/mdevctl.d").join(PARENT);
         fs::create_dir_all(&parent).unwrap();
         (keep, root, parent)
     }
@@ -252,26 +247,24 @@ mod tests {
     #[test]
     fn a_definition_is_cleaned_in_place() {
         let (_keep, root, parent) = host();
-        let uuid = Uuid::parse_str(UUID).unwrap();
-        assert!(!clean(&root, "0000:00:02.0", uuid).unwrap());
-        let path = parent.join(UUID);
+        assert!(!clean(&root, PARENT, UUID).unwrap());
+        let path = parent.join(UUID.to_string());
         fs::write(&path, WITH_OURS).unwrap();
-        assert!(clean(&root, "0000:00:02.0", uuid).unwrap());
+        assert!(clean(&root, PARENT, UUID).unwrap());
         assert!(!fs::read_to_string(&path).unwrap().contains("gfxplane"));
-        assert!(!clean(&root, "0000:00:02.0", uuid).unwrap());
+        assert!(!clean(&root, PARENT, UUID).unwrap());
         assert_eq!(
             fs::read_dir(&parent).unwrap().count(),
             1,
             "the temporary file is gone"
         );
-        assert!(clean(&root, "../x", uuid).is_err() && clean(&root, ".", uuid).is_err());
+        assert!(clean(&root, "../x", UUID).is_err() && clean(&root, ".", UUID).is_err());
     }
 
     #[test]
     fn a_link_stays_one_and_a_file_its_owners() {
         let (directory, root, parent) = host();
-        let uuid = Uuid::parse_str(UUID).unwrap();
-        let (real, link) = (directory.path().join("real"), parent.join(UUID));
+        let (real, link) = (directory.path().join("real"), parent.join(UUID.to_string()));
         fs::write(&real, WITH_OURS).unwrap();
         fs::set_permissions(&real, Permissions::from_mode(0o640)).unwrap();
         let is_root = nix::unistd::geteuid().is_root();
@@ -279,7 +272,7 @@ mod tests {
             chown(&real, Some(1234), Some(4321)).unwrap();
         }
         symlink(&real, &link).unwrap();
-        assert!(clean(&root, "0000:00:02.0", uuid).unwrap());
+        assert!(clean(&root, PARENT, UUID).unwrap());
         assert!(link.is_symlink() && !fs::read_to_string(&real).unwrap().contains("gfxplane"));
         let now = fs::metadata(&real).unwrap();
         assert_eq!(now.permissions().mode() & 0o7777, 0o640);
@@ -290,7 +283,7 @@ mod tests {
         let other = directory.path().join("other");
         fs::hard_link(&real, &other).unwrap();
         fs::write(&other, WITH_OURS).unwrap();
-        assert!(clean(&root, "0000:00:02.0", uuid).unwrap());
+        assert!(clean(&root, PARENT, UUID).unwrap());
         let [first, second] = [&real, &other].map(|path| fs::read_to_string(path).unwrap());
         assert!(first == second && !first.contains("gfxplane"), "{first}");
         serde_json::from_str::<Value>(&first).unwrap();
@@ -303,10 +296,9 @@ mod tests {
     #[test]
     fn a_fifo_for_a_definition_is_an_error() {
         let (_keep, root, parent) = host();
-        let uuid = Uuid::parse_str(UUID).unwrap();
-        let path = parent.join(UUID);
+        let path = parent.join(UUID.to_string());
         mkfifo(&path, Mode::S_IRUSR | Mode::S_IWUSR).unwrap();
-        let error = clean(&root, "0000:00:02.0", uuid).unwrap_err();
+        let error = clean(&root, PARENT, UUID).unwrap_err();
         assert!(error.to_string().contains("no regular file"), "{error}");
         let mut warnings = Vec::new();
         assert_eq!(
@@ -318,12 +310,11 @@ mod tests {
     #[test]
     fn libvirt_reads_again_if_the_wrapper_is_on() {
         let (_keep, root, parent) = host();
-        let uuid = Uuid::parse_str(UUID).unwrap();
         let long_ago = SystemTime::UNIX_EPOCH;
         File::open(&parent).unwrap().set_modified(long_ago).unwrap();
         let is_old = || fs::metadata(&parent).unwrap().modified().unwrap() == long_ago;
-        let again = || have_read_again(&root, "0000:00:02.0", uuid).unwrap();
-        let (definition, switch) = (parent.join(UUID), root.join(WRAPPER));
+        let again = || have_read_again(&root, PARENT, UUID).unwrap();
+        let (definition, switch) = (parent.join(UUID.to_string()), root.join(WRAPPER));
         root.put(WRAPPER, "");
         assert!(!again() && is_old(), "it is not defined");
         fs::write(&definition, "{}").unwrap();
@@ -339,7 +330,7 @@ mod tests {
         let (_keep, root, parent) = host();
         fs::create_dir_all(root.join("etc/mdevctl.d/scripts.d/callouts")).unwrap();
         fs::write(
-            parent.join(UUID),
+            parent.join(UUID.to_string()),
             r#"{"mdev_type":"t","start":"auto","attrs":[]}"#,
         )
         .unwrap();

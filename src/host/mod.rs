@@ -1,15 +1,6 @@
 //! Reads and writes files of a host. This room is one of the two that touch the machine.
 //!
 //! Every function takes a [`Root`]: `/` for this machine, or the directory of a recorded host.
-//!
-//! * Files of libvirt, QEMU and AppArmor: [`domains`], [`emulator`], [`qemu_log`], [`apparmor`].
-//! * Devices: [`sysfs`], [`udev`], [`mdevctl`] and our links among its callouts ([`callout`]),
-//!   [`pci_ids`].
-//! * The administrator's settings and rules: [`config`], [`settings`].
-//! * `/run/gfxplane`: [`run`] (records and locks), [`answers`], [`exports`], [`marks`],
-//!   [`requests`], and the sysfs-like tree of the 2018 mail ([`tree`]).
-//! * The memory of changes to domains: [`state`], [`log`].
-//! * Changes of files that belong to other programs: [`rewrite`].
 
 pub mod answers;
 pub(crate) mod apparmor;
@@ -219,10 +210,8 @@ pub(crate) fn read_text(path: &Path, warnings: &mut Vec<Warning>) -> Option<Stri
         Ok(_) => {}
     }
     let text = String::from_utf8(bytes).unwrap_or_else(|error| {
-        warnings.push(Warning::new(
-            path,
-            "is not UTF-8: the bad bytes are shown as U+FFFD",
-        ));
+        let problem = "is not UTF-8: the bad bytes are shown as U+FFFD";
+        warnings.push(Warning::new(path, problem));
         String::from_utf8_lossy(error.as_bytes()).into_owned()
     });
     Some(text.trim_end().to_owned())
@@ -337,21 +326,20 @@ pub(crate) fn read_names_that(
     let mut names = Vec::new();
     for entry in entries {
         match entry.map(|entry| entry.file_name().into_string()) {
+            Ok(Ok(name)) if !are_wanted(&name) => {}
             Ok(Ok(name)) => {
-                if are_wanted(&name) {
-                    saw_in(path, Some(name.as_ref()), Last::Link);
-                    names.push(name);
-                }
+                saw_in(path, Some(name.as_ref()), Last::Link);
+                names.push(name);
             }
             Ok(Err(name)) => {
                 saw_in(path, Some(name.as_ref()), Last::Link);
                 let problem = "has a name that is not UTF-8: ignored";
                 warnings.push(Warning::new(path.join(name), problem));
             }
-            Err(error) => warnings.push(Warning::new(
-                path,
-                format!("can't be listed to its end: {error}"),
-            )),
+            Err(error) => {
+                let problem = format!("can't be listed to its end: {error}");
+                warnings.push(Warning::new(path, problem));
+            }
         }
     }
     names.sort_unstable();

@@ -1,18 +1,16 @@
 //! Reads the logs of domains that libvirt and QEMU write, and tells whether a start in a log was
 //! with the present device.
 
-use std::fs::{File, OpenOptions};
-use std::io::{Read, Seek, SeekFrom};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use nix::libc;
 use nix::time::{ClockId, clock_gettime};
-use nix::unistd::geteuid;
 
 use crate::device::id::DeviceId;
-use crate::host::{Root, is_absent, run, udev};
+use crate::host::{Root, run, udev};
 
 /// The number of bytes that are read from the end of a log. A start writes some 10 KiB, and
 /// virtlogd begins a new file at 2 MiB (virtlogd.conf, `max_size`).
@@ -33,41 +31,23 @@ pub(crate) fn tail(root: &Root, directory: &Path, domain: &str) -> Result<Option
         return Err(format!("{domain:?} is no name of a domain"));
     }
     let path = directory.join(format!("{domain}.log"));
-    let problem = |text: &str| format!("{}: {text}", path.display());
-    let mut options = OpenOptions::new();
-    // O_NONBLOCK: a FIFO in this place must not hold us up.
-    options
-        .read(true)
-        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
-    let mut file = match options.open(&path) {
-        Err(error) if is_absent(&error) => return Ok(None),
-        Err(error) if error.raw_os_error() == Some(libc::ELOOP) => {
-            return Err(problem("not read: it is a link"));
-        }
-        result => result.map_err(|error| problem(&error.to_string()))?,
-    };
-    read_tail(root, &mut file)
-        .map(Some)
-        .map_err(|text| problem(&text))
+    let file = run::open_trusted(root, &path, run::ourselves());
+    let text = file.and_then(|file| file.map(read_tail).transpose());
+    text.map_err(|problem| format!("{}: not read: {problem}", path.display()))
 }
 
-fn read_tail(root: &Root, file: &mut File) -> Result<String, String> {
-    let metadata = file.metadata().map_err(|error| error.to_string())?;
-    if !metadata.is_file() {
-        return Err("not read: it is no regular file".into());
-    }
-    if metadata.nlink() != 1 {
-        return Err("not read: it has another name, too".into());
-    }
-    if let Some(why) = run::untrusted(root, &metadata, Some(geteuid().as_raw()), 0) {
-        return Err(format!("not read: it {why}"));
-    }
-    let start = metadata.len().saturating_sub(TAIL);
-    let mut bytes = Vec::new();
-    file.seek(SeekFrom::Start(start))
-        .and_then(|_| file.take(TAIL).read_to_end(&mut bytes))
-        .map_err(|error| error.to_string())?;
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
+fn read_tail(mut file: File) -> Result<String, String> {
+    let mut read = || {
+        let metadata = file.metadata()?;
+        if metadata.nlink() != 1 {
+            return Err(io::Error::other("it has another name, too"));
+        }
+        file.seek(SeekFrom::Start(metadata.len().saturating_sub(TAIL)))?;
+        let mut bytes = Vec::new();
+        (&file).take(TAIL).read_to_end(&mut bytes)?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    };
+    read().map_err(|error| error.to_string())
 }
 
 /// Returns whether a start at this time (since 1970) used the device that exists now. It did if it

@@ -107,7 +107,8 @@ const VETO_HOLDS: Duration = Duration::from_secs(600);
 /// they are too old. Files with other names are removed with a warning. Links are not followed.
 pub fn take(root: &Root, warnings: &mut Vec<Warning>) -> Vec<Request> {
     let directory = directory(root);
-    let entries = match trusted(root, &directory).and_then(|()| fs::read_dir(&directory)) {
+    let trusted = run::trusted(root, &directory, None);
+    let entries = match trusted.and_then(|_| fs::read_dir(&directory)) {
         Ok(entries) => entries,
         Err(error) => {
             if !is_absent(&error) {
@@ -121,9 +122,11 @@ pub fn take(root: &Root, warnings: &mut Vec<Warning>) -> Vec<Request> {
     // Any requests beyond the limit are taken the next time.
     for entry in entries.flatten().take(2 * MAX_REQUESTS) {
         let path = entry.path();
-        let is_file = entry.file_type().is_ok_and(|kind| kind.is_file());
-        let is_directory = entry.file_type().is_ok_and(|kind| kind.is_dir());
-        let mut request = entry.file_name().to_str().and_then(Request::parse);
+        let kind = entry.file_type();
+        let is_file = kind.as_ref().is_ok_and(|kind| kind.is_file());
+        let is_directory = kind.is_ok_and(|kind| kind.is_dir());
+        let request = entry.file_name().to_str().and_then(Request::parse);
+        let mut request = request.filter(|_| is_file);
         if let Some(request) = &mut request {
             let left = entry.metadata().and_then(|metadata| metadata.modified());
             let age = left.ok().and_then(|left| left.elapsed().ok());
@@ -131,12 +134,12 @@ pub fn take(root: &Root, warnings: &mut Vec<Warning>) -> Vec<Request> {
         }
         let removed = if is_directory {
             fs::remove_dir(&path)
-        } else if is_file && request.is_some_and(|request| request.veto) {
+        } else if request.is_some_and(|request| request.veto) {
             Ok(())
         } else {
             fs::remove_file(&path)
         };
-        match (request.filter(|_| is_file), removed) {
+        match (request, removed) {
             (Some(request), Ok(())) => *found.entry(request.domain).or_default() |= request.veto,
             // Another process has taken it.
             (Some(_), Err(error)) if is_absent(&error) => {}
@@ -146,17 +149,14 @@ pub fn take(root: &Root, warnings: &mut Vec<Warning>) -> Vec<Request> {
                 warnings.push(Warning::new(path, problem));
             }
             (None, removed) => {
-                let what = match removed {
-                    Ok(()) => "removed",
-                    Err(_) => "ignored",
-                };
+                let what = removed.map_or("ignored", |()| "removed");
                 let problem = format!("{what}: it is no request of the qemu hook's");
                 warnings.push(Warning::new(path, problem));
             }
         }
     }
+    let found = found.into_iter();
     let mut requests: Vec<Request> = found
-        .into_iter()
         .map(|(domain, veto)| Request { domain, veto })
         .collect();
     requests.sort_by_key(|request| !request.veto);
@@ -193,13 +193,10 @@ pub fn forget_start(root: &Root, id: DeviceId) -> io::Result<()> {
 /// than [`START_TAKES`] ago.
 pub fn start_under_way(root: &Root, id: DeviceId) -> bool {
     let path = starting_path(root, id);
-    let Ok(metadata) = fs::symlink_metadata(&path) else {
-        return false;
-    };
-    if !metadata.is_file() || run::untrusted(root, &metadata, None, 0).is_some() {
-        return false;
-    }
-    let Ok(marked) = metadata.modified() else {
+    let metadata = fs::symlink_metadata(&path)
+        .ok()
+        .filter(|metadata| metadata.is_file() && run::untrusted(root, metadata, None).is_none());
+    let Some(Ok(marked)) = metadata.map(|metadata| metadata.modified()) else {
         return false;
     };
     let up = clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(START_TAKES, Duration::from);
@@ -212,15 +209,6 @@ pub fn start_under_way(root: &Root, id: DeviceId) -> bool {
 
 fn starting_path(root: &Root, id: DeviceId) -> PathBuf {
     root.join(run::BASE).join(STARTING).join(id.to_string())
-}
-
-fn trusted(root: &Root, directory: &Path) -> io::Result<()> {
-    let metadata = fs::symlink_metadata(directory)?;
-    let problem = run::untrusted(root, &metadata, None, 0)
-        .or((!metadata.is_dir()).then_some("is no directory"));
-    problem.map_or(Ok(()), |problem| {
-        Err(io::Error::new(io::ErrorKind::InvalidData, problem))
-    })
 }
 
 /// Makes an empty file, or opens the existing one. A watcher notices when the file is closed.

@@ -2,8 +2,8 @@
 //!
 //! The directory is root's and 0755, records are 0644, and `lock` is 0700, so that nobody else can
 //! hold up a start by taking a lock. Files are replaced as a whole (temporary file, rename), so
-//! readers need no lock. Readers accept only regular files of root that nobody else may write, with
-//! at most [`MAX_SIZE`](crate::device::record::MAX_SIZE) bytes, and follow no link.
+//! readers need no lock. Readers accept only regular files of root that nobody else may write, at
+//! most [`MAX_SIZE`] bytes, and follow no link.
 
 mod lock;
 mod trusted;
@@ -19,15 +19,15 @@ use nix::fcntl::{RenameFlags, renameat2};
 use crate::device::evidence::Method;
 use crate::device::facts::Facts;
 use crate::device::id::DeviceId;
-use crate::device::record::{NotARecord, Record};
+use crate::device::record::{MAX_SIZE, NotARecord, Record};
 use crate::host::{Root, Warning, is_absent, or_ignored, remove, requests, tree};
 
-use lock::lock_path;
-pub(super) use lock::one_writer;
 pub use lock::{Lock, trying_path, wait_until_free, wait_until_tried};
-use trusted::make_or_trust;
-pub(crate) use trusted::read_trusted_bytes;
-pub(super) use trusted::{Whole, directory, read_trusted, replace, untrusted};
+use lock::{lock_path, one_writer};
+pub(super) use trusted::{
+    Whole, directory, make_or_trust, open_trusted, ourselves, read_own_json, read_trusted,
+    read_trusted_bytes, replace, trusted, untrusted,
+};
 
 pub(crate) const BASE: &str = "run/gfxplane";
 
@@ -93,11 +93,11 @@ fn read_of(
 pub fn read_type(root: &Root, type_id: &str, warnings: &mut Vec<Warning>) -> Option<Record> {
     let path = type_path(root, type_id)?;
     let record = read(root, &path, warnings)?;
-    if record.circumstances.type_id.as_deref() != Some(type_id) {
-        warnings.push(Warning::new(path, "ignored: it is about another type"));
-        return None;
+    if record.circumstances.type_id.as_deref() == Some(type_id) {
+        return Some(record);
     }
-    Some(record)
+    warnings.push(Warning::new(path, "ignored: it is about another type"));
+    None
 }
 
 /// Keeps the record of a device. A probe's record is also published as the device's tree, and its
@@ -152,11 +152,8 @@ fn publish_record(root: &Root, record: &Record, parent: Option<&str>) -> io::Res
         }
         let known = read(root, &type_path, &mut Vec::new());
         if !known.is_some_and(|known| known.says_the_same(record)) {
-            replace(
-                &directory(root, "types", 0o755)?,
-                &type_path,
-                record.to_text().as_bytes(),
-            )?;
+            let directory = directory(root, "types", 0o755)?;
+            replace(&directory, &type_path, record.to_text().as_bytes())?;
         }
     }
     Ok(())
@@ -186,30 +183,26 @@ pub fn forget(root: &Root, id: DeviceId) -> io::Result<()> {
     let _one_writer = one_writer(root)?;
     remove(&record_path(root, id))?;
     remove(&qemu_path(root, id))?;
-    remove(&root.join(BASE).join("answers").join(id.to_string()))?;
+    remove(&root.join(format!("{BASE}/answers/{id}")))?;
     if let DeviceId::Mdev(_) = id {
         requests::forget_start(root, id)?;
     }
-    remove_tree(&root.join(BASE).join("devices").join(id.to_string()))?;
+    remove_tree(&root.join(format!("{BASE}/devices/{id}")))?;
     remove(&lock_path(root, id))
 }
 
 /// Returns the path of a device's record, whether or not there is one.
 pub(crate) fn record_path(root: &Root, id: DeviceId) -> PathBuf {
-    root.join(BASE).join("records").join(format!("{id}.json"))
+    root.join(format!("{BASE}/records/{id}.json"))
 }
 
 fn qemu_path(root: &Root, id: DeviceId) -> PathBuf {
-    root.join(BASE).join("qemu").join(format!("{id}.json"))
+    root.join(format!("{BASE}/qemu/{id}.json"))
 }
 
 /// Returns the path of a type's record; `None` if the type's name would lead out of the directory.
 fn type_path(root: &Root, type_id: &str) -> Option<PathBuf> {
-    is_plain(type_id).then(|| {
-        root.join(BASE)
-            .join("types")
-            .join(format!("{type_id}.json"))
-    })
+    is_plain(type_id).then(|| root.join(format!("{BASE}/types/{type_id}.json")))
 }
 
 fn is_plain(name: &str) -> bool {
@@ -218,7 +211,7 @@ fn is_plain(name: &str) -> bool {
 
 fn read(root: &Root, path: &Path, warnings: &mut Vec<Warning>) -> Option<Record> {
     let parsed = |text: String| Record::parse(&text).map_err(|error| error.to_string());
-    let record = read_trusted(root, path, None).and_then(|text| text.map(parsed).transpose());
+    let record = read_trusted(root, path, MAX_SIZE).and_then(|text| text.map(parsed).transpose());
     or_ignored(record, path, warnings)
 }
 
@@ -245,7 +238,7 @@ fn publish(
     let mut place = directory(root, below[0], 0o755)?;
     for part in &below[1..] {
         place.push(part);
-        make_or_trust(root, &place, 0o755)?;
+        make_or_trust(root, &place, 0o755, None)?;
     }
     let swapped = swap_in(&new, &target, facts, method);
     let removed = remove_tree(&new);

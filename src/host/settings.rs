@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::device::rules::{BUILT_IN, Rules};
 use crate::host::config::Config;
-use crate::host::{Root, Warning, read_names, read_text};
+use crate::host::{Root, Warning, read_names_that, read_text};
 
 /// Reads `gfxplane.toml`, and then `conf.d/*.toml` in order of their names, which override it. A
 /// file that can't be used is ignored as a whole, with a warning.
@@ -45,13 +45,10 @@ pub fn rules(root: &Root, warnings: &mut Vec<Warning>) -> Rules {
             }
         }
     } else {
-        for (name, text) in BUILT_IN
-            .iter()
-            .filter(|(name, _)| !hidden.contains(&String::from(*name)))
-        {
-            rules
-                .add_file(&format!("built in: {name}"), text)
-                .expect("the built-in rules are tested");
+        let is_seen = |name: &str| !hidden.iter().any(|hidden| hidden == name);
+        for (name, text) in BUILT_IN.iter().filter(|(name, _)| is_seen(name)) {
+            let added = rules.add_file(&format!("built in: {name}"), text);
+            added.expect("the built-in rules are tested");
         }
     }
     rules
@@ -70,12 +67,9 @@ fn add(rules: &mut Rules, path: &Path, warnings: &mut Vec<Warning>) -> bool {
 }
 
 fn toml_files(directory: &Path, warnings: &mut Vec<Warning>) -> BTreeMap<String, PathBuf> {
-    let names = read_names(directory, warnings)
-        .into_iter()
-        .filter(|name| name.ends_with(".toml"));
-    names
-        .map(|name| (name.clone(), directory.join(name)))
-        .collect()
+    let names = read_names_that(|name| name.ends_with(".toml"), directory, warnings);
+    let path = |name: String| (name.clone(), directory.join(name));
+    names.into_iter().map(path).collect()
 }
 
 #[cfg(test)]

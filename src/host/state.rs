@@ -10,25 +10,26 @@
 //! * `older.json`: the domains that existed before the package.
 
 use std::collections::BTreeSet;
-use std::fs::{self, DirBuilder, OpenOptions, Permissions};
+use std::fs::{self, OpenOptions, Permissions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use nix::libc;
-use nix::unistd::geteuid;
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::device::record::{FORMAT, NotARecord, from_json};
+use crate::device::record::{FORMAT, NotARecord};
 use crate::host::log::{By, Entry, What};
 use crate::host::{Root, Warning, is_absent, or_ignored, remove, run};
 use crate::plan::Change;
 use crate::plan::undo::{Inverse, Unreadable, inverse};
 
 const BASE: &str = "var/lib/gfxplane";
+const LOG: &str = "log.jsonl";
+const OLD_LOG: &str = "log.jsonl.1";
+const OLDER: &str = "older.json";
 
 /// The greatest number of changes of a domain that can be undone.
 pub(crate) const MAX_ROUNDS: usize = 32;
@@ -127,7 +128,7 @@ impl State {
     pub(crate) fn readable(&self) -> Result<(), NotRemembered> {
         let path = self.base();
         match fs::read_dir(&path) {
-            Err(error) if !is_absent(&error) => Err(NotRemembered::Io { path, error }),
+            Err(error) if !is_absent(&error) => Err(at(&path)(error)),
             _ => Ok(()),
         }
     }
@@ -256,7 +257,7 @@ impl State {
     /// [`NotRemembered::Io`], unless the domain has no file.
     pub fn forget(&self, uuid: Uuid) -> Result<(), NotRemembered> {
         let path = self.domain_path(uuid);
-        remove(&path).map_err(|error| NotRemembered::Io { path, error })
+        remove(&path).map_err(at(&path))
     }
 
     /// Returns the domains that have a file in the store. The log may be about more domains.
@@ -276,19 +277,18 @@ impl State {
     /// # Errors
     /// [`NotRemembered::Io`] if the log can't be written.
     pub fn append(&self, entry: &Entry) -> Result<(), NotRemembered> {
-        let path = self.log_path();
-        self.append_line(&path, entry)
-            .map_err(|error| NotRemembered::Io { path, error })
+        let path = self.base().join(LOG);
+        self.append_line(&path, entry).map_err(at(&path))
     }
 
     fn append_line(&self, path: &Path, entry: &Entry) -> io::Result<()> {
-        let base = self.directory(None)?;
+        let base = self.directory()?;
         let _turn = self.turn(&base)?;
         let mut line = serde_json::to_vec(entry)?;
         line.push(b'\n');
         match fs::symlink_metadata(path) {
             Ok(metadata) if metadata.len() + line.len() as u64 > MAX_LOG => {
-                fs::rename(path, self.old_log_path())?;
+                fs::rename(path, base.join(OLD_LOG))?;
             }
             Err(error) if !is_absent(&error) => return Err(error),
             _ => {}
@@ -301,8 +301,9 @@ impl State {
             .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
             .open(path)?;
         let metadata = file.metadata()?;
-        if let Some(problem) = self.untrusted(&metadata) {
-            return Err(damaged(&format!("it {problem}")));
+        if let Some(problem) = run::untrusted(&self.root, &metadata, run::ourselves()) {
+            let problem = format!("it {problem}: remove it");
+            return Err(io::Error::new(io::ErrorKind::InvalidData, problem));
         }
         let length = metadata.len();
         if length > 0 {
@@ -336,8 +337,9 @@ impl State {
         let base = self.base();
         let _turn = base.is_dir().then(|| self.turn(&base).ok());
         let mut entries = Vec::new();
-        for path in [self.old_log_path(), self.log_path()] {
-            let Some(bytes) = or_ignored(self.bytes(&path), &path, warnings) else {
+        for path in [OLD_LOG, LOG].map(|name| base.join(name)) {
+            let bytes = run::read_trusted_bytes(&self.root, &path, run::ourselves(), MAX_READ);
+            let Some(bytes) = or_ignored(bytes, &path, warnings) else {
                 continue;
             };
             // A line that was not written to its end may end within a character.
@@ -366,9 +368,9 @@ impl State {
     /// Returns the domains that existed before the package. Returns `None` if nobody has made the
     /// list yet or, with a warning, if it can't be trusted.
     pub(crate) fn older(&self, warnings: &mut Vec<Warning>) -> Option<BTreeSet<Uuid>> {
-        let path = self.older_path();
-        let older: Option<Older> = or_ignored(self.json(&path), &path, warnings);
-        older.map(|older| older.domains)
+        let path = self.base().join(OLDER);
+        let older = run::read_own_json(&self.root, &path, MAX_READ);
+        or_ignored(older, &path, warnings).map(|older: Older| older.domains)
     }
 
     /// Writes the list of the domains that existed before the package.
@@ -376,42 +378,30 @@ impl State {
     /// # Errors
     /// [`NotRemembered::Io`]; the earlier list stays.
     pub fn set_older(&self, domains: &BTreeSet<Uuid>) -> Result<(), NotRemembered> {
-        let path = self.older_path();
+        let path = self.base().join(OLDER);
         let older = Older {
             format: FORMAT,
             domains: domains.clone(),
         };
         let write = || {
-            let base = self.directory(None)?;
+            let base = self.directory()?;
             let _turn = self.turn(&base)?;
             replace(&base, &path, &text(&older)?)
         };
-        write().map_err(|error| NotRemembered::Io { path, error })
+        write().map_err(at(&path))
     }
 
     fn base(&self) -> PathBuf {
         self.root.join(BASE)
     }
 
-    fn log_path(&self) -> PathBuf {
-        self.base().join("log.jsonl")
-    }
-
-    fn old_log_path(&self) -> PathBuf {
-        self.base().join("log.jsonl.1")
-    }
-
-    fn older_path(&self) -> PathBuf {
-        self.base().join("older.json")
-    }
-
     fn domain_path(&self, uuid: Uuid) -> PathBuf {
-        self.base().join("domains").join(format!("{uuid}.json"))
+        self.root.join(format!("{BASE}/domains/{uuid}.json"))
     }
 
     fn domain(&self, uuid: Uuid) -> Result<Option<Remembered>, String> {
-        let found: Option<Remembered> = self.json(&self.domain_path(uuid))?;
-        match found {
+        let path = self.domain_path(uuid);
+        match run::read_own_json::<Remembered>(&self.root, &path, MAX_READ)? {
             Some(other) if other.uuid != uuid => Err(format!("it is about {}", other.uuid)),
             found => Ok(found),
         }
@@ -424,8 +414,10 @@ impl State {
     ) -> Result<(), NotRemembered> {
         let path = self.domain_path(uuid);
         let write = || {
-            let directory = self.directory(Some("domains"))?;
-            let _turn = self.turn(&self.base())?;
+            let base = self.directory()?;
+            let directory = base.join("domains");
+            run::make_or_trust(&self.root, &directory, 0o700, run::ourselves())?;
+            let _turn = self.turn(&base)?;
             let remembered = self.domain(uuid).or_else(|_| {
                 // A file that can't be read is renamed, so that it is not lost.
                 fs::rename(&path, path.with_extension("json.damaged")).map(|()| None)
@@ -450,54 +442,14 @@ impl State {
             }
             replace(&directory, &path, &content)
         };
-        write().map_err(|error: io::Error| NotRemembered::Io {
-            path: path.clone(),
-            error,
-        })
+        write().map_err(at(&path))
     }
 
-    /// Reads a JSON file; `None` if it does not exist. The error is the reason why it can't be
-    /// used.
-    fn json<T: DeserializeOwned>(&self, path: &Path) -> Result<Option<T>, String> {
-        let Some(text) = self.bytes(path)? else {
-            return Ok(None);
-        };
-        let parsed = from_json(&text);
-        parsed.map(Some).map_err(|error| error.to_string())
-    }
-
-    fn bytes(&self, path: &Path) -> Result<Option<Vec<u8>>, String> {
-        let own = Some(geteuid().as_raw());
-        run::read_trusted_bytes(&self.root, path, own, MAX_READ)
-    }
-
-    fn untrusted(&self, metadata: &fs::Metadata) -> Option<&'static str> {
-        run::untrusted(&self.root, metadata, Some(geteuid().as_raw()), 0)
-    }
-
-    /// Returns the store's directory, or its subdirectory `name`. Makes each that does not exist.
-    fn directory(&self, name: Option<&str>) -> io::Result<PathBuf> {
-        let mut path = self.base();
-        self.make(&path)?;
-        if let Some(name) = name {
-            path.push(name);
-            self.make(&path)?;
-        }
+    /// Returns the store's directory. Makes it if needed.
+    fn directory(&self) -> io::Result<PathBuf> {
+        let path = self.base();
+        run::make_or_trust(&self.root, &path, 0o700, run::ourselves())?;
         Ok(path)
-    }
-
-    fn make(&self, path: &Path) -> io::Result<()> {
-        match DirBuilder::new().mode(0o700).create(path) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                let metadata = fs::symlink_metadata(path)?;
-                let problem = self.untrusted(&metadata);
-                match problem.or((!metadata.is_dir()).then_some("is no directory")) {
-                    Some(problem) => Err(damaged(&format!("{} {problem}", path.display()))),
-                    None => Ok(()),
-                }
-            }
-            result => result,
-        }
     }
 
     /// Takes the lock by which writers take turns.
@@ -506,8 +458,12 @@ impl State {
     }
 }
 
-fn damaged(problem: &str) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, format!("{problem}: remove it"))
+/// Returns a function from an error to the reason that names this path.
+fn at(path: &Path) -> impl Fn(io::Error) -> NotRemembered {
+    move |error| NotRemembered::Io {
+        path: path.to_owned(),
+        error,
+    }
 }
 
 fn text(value: &impl Serialize) -> io::Result<Vec<u8>> {

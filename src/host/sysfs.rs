@@ -139,10 +139,7 @@ pub fn read_circumstances(root: &Root, id: DeviceId) -> Option<(Circumstances, O
     // The kernel follows the link, so `..` is the directory of the parent.
     let target = read_link(&link).ok()?;
     let parent = link.with_file_name(target.parent()?);
-    let driver = reader.link_name(&link.join("driver"));
-    let driver_version = driver
-        .as_ref()
-        .and_then(|driver| reader.driver_version(id.bus(), driver));
+    let (driver, driver_version) = reader.driver(id.bus(), &link);
     let type_id = reader.link_name(&link.join("mdev_type"));
     let render_node = reader.render_node(&parent);
     let host = reader.into_host();
@@ -201,13 +198,12 @@ pub fn here(root: &Root, id: DeviceId) -> Option<Here> {
     }
     let driver = read_link(&link.join("driver")).ok();
     let name = driver.as_deref().and_then(Path::file_name);
-    let name = name.map(|name| name.to_string_lossy().into_owned());
     let number = |file: &str| {
         let text = std::fs::read_to_string(link.join(file)).ok()?;
         u32::from_str_radix(text.trim().strip_prefix("0x")?, 16).ok()
     };
     Some(Here::Present {
-        driver: name,
+        driver: name.map(|name| name.to_string_lossy().into_owned()),
         vendor: number("vendor").and_then(|vendor| vendor.try_into().ok()),
         gpu: number("class").and_then(|class| GpuPart::of(class, exists(&link.join("physfn")))),
     })
@@ -279,12 +275,8 @@ impl<'a> Reader<'a> {
     }
 
     fn into_host(mut self) -> Host {
-        let kernel = self
-            .text(&self.root.join("proc/sys/kernel/osrelease"))
-            .unwrap_or_default();
-        let boot_id = self
-            .text(&self.root.join("proc/sys/kernel/random/boot_id"))
-            .unwrap_or_default();
+        let kernel = self.text(&self.root.join("proc/sys/kernel/osrelease"));
+        let boot_id = self.text(&self.root.join("proc/sys/kernel/random/boot_id"));
         let mut parents: Vec<Parent> = self.parents.into_values().flatten().collect();
         parents.sort_by(|a, b| (&a.name, &a.path).cmp(&(&b.name, &b.path)));
         // Devices may share a file, and a device's file may be read twice.
@@ -292,8 +284,8 @@ impl<'a> Reader<'a> {
         self.warnings
             .retain(|warning| said.insert((warning.path.clone(), warning.problem.clone())));
         Host {
-            kernel,
-            boot_id,
+            kernel: kernel.unwrap_or_default(),
+            boot_id: boot_id.unwrap_or_default(),
             parents,
             warnings: self.warnings,
             ..Host::default()
@@ -319,14 +311,10 @@ impl<'a> Reader<'a> {
     /// Returns the target of a link, with all links followed. Returns `None` if there is no link
     /// or, with a warning, if its target does not exist or lies outside of sysfs.
     fn resolve(&mut self, link: &Path) -> Option<PathBuf> {
+        let sysfs = self.base.join("sys");
+        let is_inside = |path: &PathBuf| *path != sysfs && path.starts_with(&sysfs);
         match canonicalize(link) {
-            Ok(path)
-                if path
-                    .parent()
-                    .is_some_and(|above| above.starts_with(self.base.join("sys"))) =>
-            {
-                Some(path)
-            }
+            Ok(path) if is_inside(&path) => Some(path),
             Ok(_) => {
                 self.warn(link, "leads out of sysfs: ignored");
                 None
@@ -342,16 +330,15 @@ impl<'a> Reader<'a> {
     /// Returns the last component of a link's target, which is how sysfs names drivers and types.
     /// Does not look at the target itself. Returns `None` if there is no link.
     fn link_name(&mut self, link: &Path) -> Option<String> {
-        match read_link(link) {
-            Ok(target) => match target.file_name().and_then(|name| name.to_str()) {
-                Some(name) => Some(name.to_owned()),
-                None => {
-                    self.warn(link, "has a target without a name: ignored");
-                    None
-                }
-            },
-            Err(error) => self.missed(link, "is no link", &error),
+        let target = match read_link(link) {
+            Ok(target) => target,
+            Err(error) => return self.missed(link, "is no link", &error),
+        };
+        let name = target.file_name().and_then(|name| name.to_str());
+        if name.is_none() {
+            self.warn(link, "has a target without a name: ignored");
         }
+        name.map(str::to_owned)
     }
 
     /// Returns the path on the host, `/sys/…`, of a path below the root.
@@ -364,10 +351,8 @@ impl<'a> Reader<'a> {
         let value = parse(&text);
         if value.is_none() {
             let start: String = text.chars().take(40).collect();
-            self.warn(
-                path,
-                format!("{start:?} is not the number that belongs here: ignored"),
-            );
+            let problem = format!("{start:?} is not the number that belongs here: ignored");
+            self.warn(path, problem);
         }
         value
     }
@@ -386,18 +371,13 @@ impl<'a> Reader<'a> {
 
     /// Reads the attributes that mdevs and PCI devices have in common.
     fn device(&mut self, id: DeviceId, path: &Path) -> Device {
-        let driver = self.link_name(&path.join("driver"));
-        let driver_version = driver
-            .as_ref()
-            .and_then(|driver| self.driver_version(id.bus(), driver));
+        let (driver, driver_version) = self.driver(id.bus(), path);
         let iommu_group = self.group(path);
         let cdev = own_node(path, &mut self.warnings);
-        let mut attributes = BTreeMap::new();
-        for name in self.attributes {
-            if let Some(text) = self.text(&path.join(name)) {
-                attributes.insert((*name).to_owned(), text);
-            }
-        }
+        let attributes = self.attributes.iter();
+        let attributes = attributes
+            .filter_map(|name| Some(((*name).to_owned(), self.text(&path.join(name))?)))
+            .collect();
         Device {
             driver,
             driver_version,
@@ -415,6 +395,15 @@ impl<'a> Reader<'a> {
             self.warn(&link, "names a group that is no number: ignored");
         }
         number
+    }
+
+    /// Returns the driver that is bound to a device, and its version.
+    fn driver(&mut self, bus: &str, device: &Path) -> (Option<String>, Option<String>) {
+        let driver = self.link_name(&device.join("driver"));
+        let version = driver
+            .as_ref()
+            .and_then(|driver| self.driver_version(bus, driver));
+        (driver, version)
     }
 
     fn driver_version(&mut self, bus: &str, driver: &str) -> Option<String> {
@@ -437,8 +426,9 @@ impl<'a> Reader<'a> {
     /// its node one level below. Some versions of udev have no path for it; then its node has the
     /// number.
     fn render_node(&mut self, gpu: &Path) -> Option<String> {
+        let is_render = |name: &str| name.starts_with("renderD");
         let render = |directory: &Path, warnings: &mut Vec<Warning>| {
-            read_names_that(|name| name.starts_with("renderD"), directory, warnings)
+            read_names_that(is_render, directory, warnings)
                 .into_iter()
                 .next()
         };
@@ -451,13 +441,10 @@ impl<'a> Reader<'a> {
         // Only PCI devices have virtio devices below them.
         let by_path = by_path?;
         let is_virtio = |name: &str| name.starts_with("virtio");
-        let below = read_names_that(is_virtio, gpu, &mut self.warnings).into_iter();
-        let below: Vec<PathBuf> = below.map(|name| gpu.join(name).join("drm")).collect();
-        let node = below
-            .iter()
-            .find_map(|directory| render(directory, &mut self.warnings))?;
-        let is_there = exists(&self.root.join(by_path.trim_start_matches('/')));
-        Some(if is_there {
+        let below = read_names_that(is_virtio, gpu, &mut self.warnings);
+        let mut below = below.iter().map(|name| gpu.join(name).join("drm"));
+        let node = below.find_map(|directory| render(&directory, &mut self.warnings))?;
+        Some(if exists(&self.root.join(&by_path)) {
             by_path
         } else {
             format!("/dev/dri/{node}")

@@ -6,8 +6,8 @@
 //! also by device, because sysfs would serve only mdevs. The published tree has one more file
 //! beside `vfio-pci`, which a kernel would not need: `evidence`, the source of the facts.
 
-use std::fs::{self, File};
-use std::io::{self, Read};
+use std::fs;
+use std::io;
 use std::path::Path;
 
 use crate::device::evidence::Method;
@@ -38,7 +38,7 @@ pub(crate) fn read_gfx_plane(device: &Path, warnings: &mut Vec<Warning>) -> Opti
         .then(|| Display::from_answers(dmabuf.unwrap_or(false), region.unwrap_or(false)))
 }
 
-/// Writes the tree for these facts, and the file `evidence`, into an empty directory.
+/// Writes the `vfio-pci/device` part for these facts and the file `evidence` into a directory.
 ///
 /// `gfx_plane` is left out if the display is unknown; `irqs` and `regions` are left out if the
 /// device was not probed. Counts are decimal; flags, offsets and sizes are hexadecimal.
@@ -46,83 +46,69 @@ pub(crate) fn read_gfx_plane(device: &Path, warnings: &mut Vec<Warning>) -> Opti
 /// # Errors
 /// Any error of the file system.
 pub fn write(directory: &Path, facts: &Facts, method: Method) -> io::Result<()> {
-    for (name, content) in entries(facts, method) {
+    fs::create_dir_all(directory.join(DEVICE))?;
+    for (name, text) in files(facts, method) {
         let path = directory.join(name);
-        match content {
-            None => fs::create_dir(path)?,
-            Some(text) => fs::write(path, text)?,
-        }
+        fs::create_dir_all(path.parent().unwrap_or(directory))?;
+        fs::write(path, text)?;
     }
     Ok(())
 }
 
-/// Returns whether a directory has exactly what [`write()`] would put there for these facts.
+/// Returns whether a directory has exactly the files that [`write()`] would put there for these
+/// facts.
 pub fn is_of(directory: &Path, facts: &Facts, method: Method) -> bool {
-    let entries = entries(facts, method);
-    let is_as = |(name, content): &(String, Option<String>)| {
-        let path = directory.join(name);
-        let Some(content) = content else {
-            let below = |other: &str| {
-                let name = other.strip_prefix(name.as_str())?.strip_prefix('/')?;
-                (!name.contains('/')).then_some(())
-            };
-            let expected = entries.iter().filter(|(other, _)| below(other).is_some());
-            return fs::read_dir(path).is_ok_and(|found| found.count() == expected.count());
-        };
-        // One byte more is read than expected, to notice a file that is too long.
-        let mut found = Vec::with_capacity(content.len() + 1);
-        let read = File::open(path)
-            .and_then(|file| file.take(content.len() as u64 + 1).read_to_end(&mut found));
-        read.is_ok() && found == content.as_bytes()
-    };
-    entries.iter().all(is_as)
+    let files = files(facts, method);
+    let mut expected = files.iter();
+    count(directory).is_ok_and(|found| found == files.len())
+        && expected.all(|(name, text)| {
+            fs::read(directory.join(name)).is_ok_and(|found| found == text.as_bytes())
+        })
 }
 
-/// Returns the tree's directories (whose content is `None`) and files, each after its parent.
-fn entries(facts: &Facts, method: Method) -> Vec<(String, Option<String>)> {
-    const DEVICE: &str = "vfio-pci/device";
-    let mut entries = vec![
-        ("evidence".to_owned(), Some(format!("{method}\n"))),
-        ("vfio-pci".to_owned(), None),
-        (DEVICE.to_owned(), None),
-    ];
-    if let Display::Known(interfaces) = &facts.display {
-        entries.push((format!("{DEVICE}/gfx_plane"), None));
-        for kind in [DisplayInterface::Dmabuf, DisplayInterface::Region] {
-            let value = u8::from(interfaces.contains(&kind));
-            let path = format!("{DEVICE}/gfx_plane/{}", kind.word());
-            entries.push((path, Some(format!("{value}\n"))));
-        }
+/// Returns the number of files in a directory and below.
+fn count(directory: &Path) -> io::Result<usize> {
+    let mut files = 0;
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        files += if entry.file_type()?.is_dir() {
+            count(&entry.path())?
+        } else {
+            1
+        };
     }
-    let Some(info) = &facts.device else {
-        return entries;
+    Ok(files)
+}
+
+const DEVICE: &str = "vfio-pci/device";
+
+/// Returns the files of the tree, each with its text.
+fn files(facts: &Facts, method: Method) -> Vec<(String, String)> {
+    let mut files = vec![("evidence".to_owned(), format!("{method}\n"))];
+    let mut add = |name: String, value: String| {
+        files.push((format!("{DEVICE}/{name}"), format!("{value}\n")));
     };
-    if !info.irqs.is_empty() {
-        entries.push((format!("{DEVICE}/irqs"), None));
-    }
-    for irq in &info.irqs {
-        let path = format!("{DEVICE}/irqs/{}", irq.index);
-        let count = format!("{}\n", irq.count);
-        let flags = format!("{:#x}\n", irq.flags);
-        entries.push((path.clone(), None));
-        entries.push((format!("{path}/count"), Some(count)));
-        entries.push((format!("{path}/flags"), Some(flags)));
-    }
-    if !info.regions.is_empty() {
-        entries.push((format!("{DEVICE}/regions"), None));
-    }
-    for region in &info.regions {
-        let path = format!("{DEVICE}/regions/{}", region.index);
-        entries.push((path.clone(), None));
-        for (name, value) in [
-            ("flags", u64::from(region.flags)),
-            ("offset", region.offset),
-            ("size", region.size),
-        ] {
-            entries.push((format!("{path}/{name}"), Some(format!("{value:#x}\n"))));
+    if let Display::Known(interfaces) = &facts.display {
+        for kind in [DisplayInterface::Dmabuf, DisplayInterface::Region] {
+            let value = u8::from(interfaces.contains(&kind)).to_string();
+            add(format!("gfx_plane/{}", kind.word()), value);
         }
     }
-    entries
+    let device = facts.device.iter();
+    for irq in device.clone().flat_map(|device| &device.irqs) {
+        add(format!("irqs/{}/count", irq.index), irq.count.to_string());
+        add(
+            format!("irqs/{}/flags", irq.index),
+            format!("{:#x}", irq.flags),
+        );
+    }
+    for region in device.flat_map(|device| &device.regions) {
+        let path = format!("regions/{}", region.index);
+        add(format!("{path}/flags"), format!("{:#x}", region.flags));
+        add(format!("{path}/offset"), format!("{:#x}", region.offset));
+        add(format!("{path}/size"), format!("{:#x}", region.size));
+    }
+    files
 }
 
 #[cfg(test)]

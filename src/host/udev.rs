@@ -25,8 +25,7 @@ pub fn wait_for_udev(root: &Root, id: DeviceId, since: Duration, limit: Instant)
     if !runs || root.join("etc/udev/rules.d").join(UDEV_RULE).exists() {
         return true;
     }
-    let settled = || initialized_at(root, id) >= Some(since);
-    while !settled() {
+    while initialized_at(root, id) < Some(since) {
         if Instant::now() >= limit {
             return false;
         }
@@ -38,13 +37,8 @@ pub fn wait_for_udev(root: &Root, id: DeviceId, since: Duration, limit: Instant)
 /// Returns the time at which udev first saw a device (CLOCK_MONOTONIC); `None` if it has not.
 pub(super) fn initialized_at(root: &Root, id: DeviceId) -> Option<Duration> {
     let data = root.join("run/udev/data");
-    let text = read_whole(&data.join(format!("+{}:{id}", id.bus())), MAX_SIZE);
-    initialized(&text.ok()?)
-}
-
-/// Returns when udev first saw a device, from the line `I:MICROSECONDS` of the device's data.
-fn initialized(data: &str) -> Option<Duration> {
-    let microseconds = data.lines().find_map(|line| line.strip_prefix("I:"))?;
+    let text = read_whole(&data.join(format!("+{}:{id}", id.bus())), MAX_SIZE).ok()?;
+    let microseconds = text.lines().find_map(|line| line.strip_prefix("I:"))?;
     Some(Duration::from_micros(microseconds.parse().ok()?))
 }
 

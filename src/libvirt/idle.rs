@@ -22,21 +22,18 @@ use crate::device::id::DeviceId;
 use crate::host::Root;
 use crate::host::requests::start_under_way;
 use crate::host::run::{Lock, trying_path, wait_until_free};
-use crate::libvirt::Failure;
 use crate::libvirt::User;
+use crate::libvirt::trial::NotTried;
 use crate::plan::trial;
 use crate::publish::inventory::{Sources, State, inventory};
 
 /// Checks that all these devices are active vfio devices.
 ///
 /// # Errors
-/// At least one device is not. The error names all of those devices, and the fixes.
-pub(crate) fn are_there(root: &Root, devices: &[DeviceId]) -> Result<(), Failure> {
-    let missing: Vec<DeviceId> = devices
-        .iter()
-        .filter(|id| Sources::read_device(root, **id).1.is_none())
-        .copied()
-        .collect();
+/// [`NotTried::Device`]: at least one device is not. The error names all such devices, and the fix.
+pub(crate) fn are_there(root: &Root, devices: &[DeviceId]) -> Result<(), NotTried> {
+    let mut missing = devices.to_vec();
+    missing.retain(|id| Sources::read_device(root, *id).1.is_none());
     if missing.is_empty() {
         return Ok(());
     }
@@ -67,40 +64,40 @@ pub(crate) fn are_there(root: &Root, devices: &[DeviceId]) -> Result<(), Failure
             }
         })
         .collect();
-    Err(Failure::Environment(problems.join("; ")))
+    Err(NotTried::Device(problems.join("; ")))
 }
 
 /// Checks that no active domain has one of these devices.
 ///
 /// # Errors
-/// A domain has one. The error names the device and the domain.
-pub(crate) fn are_unused(users: &[User], devices: &[DeviceId]) -> Result<(), Failure> {
-    let problems: Vec<String> = users
-        .iter()
-        .flat_map(|user| user.devices.iter().map(move |device| (device, user)))
-        .filter(|(device, _)| devices.contains(device))
-        .map(|(device, user)| {
-            let fix = if trial::is_name(&user.domain) {
-                "another gfxplane verify, which ends soon"
-            } else {
-                "shut that down first"
-            };
-            format!("device {device} is in use by domain {}: {fix}", user.domain)
-        })
-        .collect();
-    if problems.is_empty() {
-        Ok(())
-    } else {
-        Err(Failure::Environment(problems.join("; ")))
+/// [`NotTried::Ours`]: a small copy of ours has one. [`NotTried::Device`]: another domain has one.
+/// The error names the device and the domain.
+pub(crate) fn are_unused(users: &[User], devices: &[DeviceId]) -> Result<(), NotTried> {
+    let (mut problems, mut are_ours) = (Vec::new(), false);
+    for user in users {
+        let is_ours = trial::is_name(&user.domain);
+        let fix = if is_ours {
+            "another gfxplane verify, which ends soon"
+        } else {
+            "shut that down first"
+        };
+        for id in user.devices.iter().filter(|id| devices.contains(id)) {
+            let domain = &user.domain;
+            problems.push(format!("device {id} is in use by domain {domain}: {fix}"));
+            are_ours |= is_ours;
+        }
+    }
+    let problem = problems.join("; ");
+    match are_ours {
+        _ if problems.is_empty() => Ok(()),
+        true => Err(NotTried::Ours(problem)),
+        false => Err(NotTried::Device(problem)),
     }
 }
 
-/// The devices that this run keeps from other runs.
-#[derive(Debug, Default)]
-pub(crate) struct Held(Vec<Hold>);
-
+/// A device that this run holds against other runs.
 #[derive(Debug)]
-struct Hold {
+pub(crate) struct Hold {
     path: PathBuf,
     _lock: Lock,
 }
@@ -112,31 +109,11 @@ impl Drop for Hold {
     }
 }
 
-/// The reason why devices can't be held.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum NotHeld {
-    /// A probe or another run of ours has a device.
-    #[error("{0}")]
-    InUse(String),
-    /// The locks can't be taken.
-    #[error("{0}")]
-    Failed(String),
-}
-
-impl From<NotHeld> for Failure {
-    fn from(error: NotHeld) -> Self {
-        Failure::Environment(error.to_string())
-    }
-}
-
 /// Returns a function that tells whether the start of a domain with one of the devices has begun
 /// since this call. A start that is already under way does not count.
 pub(crate) fn start_comes<'r>(root: &'r Root, devices: &[DeviceId]) -> impl Fn() -> bool + use<'r> {
-    let unmarked: Vec<DeviceId> = devices
-        .iter()
-        .filter(|id| !start_under_way(root, **id))
-        .copied()
-        .collect();
+    let mut unmarked = devices.to_vec();
+    unmarked.retain(|id| !start_under_way(root, *id));
     move || unmarked.iter().any(|id| start_under_way(root, *id))
 }
 
@@ -147,44 +124,42 @@ pub(crate) fn start_comes<'r>(root: &'r Root, devices: &[DeviceId]) -> impl Fn()
 /// all the same, and itself checks whether devices are in use.
 ///
 /// # Errors
-/// [`NotHeld::InUse`]: a probe does not end, or another run has a device. [`NotHeld::Failed`]: a
-/// lock can't be taken, or its directory can't be trusted.
-pub(crate) fn hold(root: &Root, devices: &[DeviceId], limit: Instant) -> Result<Held, NotHeld> {
-    let mut held = Held::default();
+/// [`NotTried::Ours`]: a probe does not end, or another run has a device. [`NotTried::Failed`]: the
+/// locks can't be used.
+pub(crate) fn hold(
+    root: &Root,
+    devices: &[DeviceId],
+    limit: Instant,
+) -> Result<Vec<Hold>, NotTried> {
+    let mut held = Vec::new();
     for id in devices {
         match hold_one(root, *id, limit) {
-            Ok(hold) => held.0.push(hold),
+            Ok(Ok(hold)) => held.push(hold),
+            Ok(Err(holder)) => return Err(NotTried::Ours(format!("device {id} is {holder}"))),
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
-            Err(error) if error.kind() == io::ErrorKind::TimedOut => {
-                return Err(NotHeld::InUse(format!(
-                    "device {id} is still being probed: its driver may hang; try again, or set --deadline"
-                )));
-            }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                return Err(NotHeld::InUse(format!(
-                    "device {id} is in use by another gfxplane verify, which ends soon: try again"
-                )));
-            }
             Err(error) => {
-                return Err(NotHeld::Failed(format!("the lock of device {id}: {error}")));
+                let problem = format!("the lock of device {id}: {error}");
+                return Err(NotTried::Failed(problem));
             }
         }
     }
     Ok(held)
 }
 
-fn hold_one(root: &Root, id: DeviceId, limit: Instant) -> io::Result<Hold> {
+/// Holds one device, or returns who of ours has it.
+fn hold_one(root: &Root, id: DeviceId, limit: Instant) -> io::Result<Result<Hold, &'static str>> {
     if !wait_until_free(root, id, limit)? {
-        return Err(io::ErrorKind::TimedOut.into());
+        let prober = "still being probed: its driver may hang; try again, or set --deadline";
+        return Ok(Err(prober));
     }
     // This makes the directory, or checks that it can be trusted. The lock was free a moment ago.
     drop(Lock::of_device(root, id)?);
     let path = trying_path(root, id);
     match Lock::of_file(&path, Instant::now()) {
-        Ok(lock) => Ok(Hold { path, _lock: lock }),
-        Err(error) if error.kind() == io::ErrorKind::TimedOut => {
-            Err(io::ErrorKind::WouldBlock.into())
-        }
+        Ok(lock) => Ok(Ok(Hold { path, _lock: lock })),
+        Err(error) if error.kind() == io::ErrorKind::TimedOut => Ok(Err(
+            "in use by another gfxplane verify, which ends soon: try again",
+        )),
         Err(error) => Err(error),
     }
 }
@@ -202,11 +177,8 @@ mod tests {
         Root::recorded(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/hosts/lab/root"))
     }
 
-    fn message<T: std::fmt::Debug>(result: Result<T, Failure>) -> String {
-        let Failure::Environment(text) = result.unwrap_err() else {
-            panic!("not the environment");
-        };
-        text
+    fn message(result: Result<(), NotTried>) -> String {
+        result.unwrap_err().to_string()
     }
 
     #[test]
@@ -226,23 +198,16 @@ mod tests {
             r#"{"mdev_type":"t","start":"manual","attrs":[]}"#,
         );
         let text = message(are_there(&root, &[ID.parse().unwrap()]));
-        assert!(
-            text.contains(&format!(
-                "virsh nodedev-start mdev_{}",
-                ID.replace('-', "_")
-            )),
-            "{text}"
-        );
+        let command = format!("virsh nodedev-start mdev_{}", ID.replace('-', "_"));
+        assert!(text.contains(&command), "{text}");
 
         root.put("sys/bus/pci/devices/0000:01:00.0/vendor", "0x8086\n");
         let driver = root.join("sys/bus/pci/devices/0000:01:00.0/driver");
         std::os::unix::fs::symlink("../../drivers/i915", driver).unwrap();
         let text = message(are_there(&root, &["0000:01:00.0".parse().unwrap()]));
         assert!(text.contains("the host's driver i915"), "{text}");
-        assert!(
-            text.contains("virsh nodedev-detach pci_0000_01_00_0"),
-            "{text}"
-        );
+        let command = "virsh nodedev-detach pci_0000_01_00_0";
+        assert!(text.contains(command), "{text}");
     }
 
     #[test]
@@ -253,13 +218,13 @@ mod tests {
             devices: vec![id],
         };
         are_unused(&[user("holder")], &["0000:01:00.0".parse().unwrap()]).unwrap();
-        let text = message(are_unused(&[user("holder")], &[id]));
-        assert_eq!(
-            text,
-            format!("device {ID} is in use by domain holder: shut that down first")
-        );
+        let expected = format!("device {ID} is in use by domain holder: shut that down first");
+        let used = are_unused(&[user("holder")], &[id]);
+        assert_eq!(used, Err(NotTried::Device(expected)));
         let ours = user(&trial::name(uuid::Uuid::nil()));
-        assert!(message(are_unused(&[ours], &[id])).contains("another gfxplane verify"));
+        let used = are_unused(&[ours], &[id]);
+        assert!(matches!(&used, Err(NotTried::Ours(_))), "{used:?}");
+        assert!(message(used).contains("another gfxplane verify"));
     }
 
     #[test]
@@ -269,7 +234,7 @@ mod tests {
         let soon = || Instant::now() + Duration::from_millis(50);
         let held = hold(&root, &[id], soon()).unwrap();
         let refused = hold(&root, &[id], soon()).unwrap_err();
-        assert!(matches!(refused, NotHeld::InUse(_)));
+        assert!(matches!(refused, NotTried::Ours(_)));
         assert!(refused.to_string().contains("another gfxplane verify"));
         // Our own start does not wait for that lock, but the starts of users do.
         assert!(wait_until_free(&root, id, soon()).unwrap());
@@ -281,7 +246,7 @@ mod tests {
 
         let probe = Lock::of_device(&root, id).unwrap();
         let refused = hold(&root, &[id], soon()).unwrap_err();
-        assert!(matches!(refused, NotHeld::InUse(_)));
+        assert!(matches!(refused, NotTried::Ours(_)));
         assert!(refused.to_string().contains("still being probed"));
         drop(probe);
     }
@@ -292,7 +257,7 @@ mod tests {
         let id: DeviceId = ID.parse().unwrap();
         fs::create_dir_all(trying_path(&root, id)).unwrap();
         let refused = hold(&root, &[id], Instant::now()).unwrap_err();
-        assert!(matches!(refused, NotHeld::Failed(_)), "{refused}");
+        assert!(matches!(refused, NotTried::Failed(_)), "{refused}");
     }
 
     #[test]

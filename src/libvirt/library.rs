@@ -46,20 +46,14 @@ impl ByLibrary {
     }
 
     fn connect(&self) -> Result<Connect, Failure> {
-        if let Some(open) = &self.open {
-            return Ok(open.connection.clone());
-        }
         let fix = "start libvirtd (or virtqemud), or name another with -c";
-        self.connected(Connect::open(Some(&self.uri)), fix)
+        self.connected(Connect::open, fix)
     }
 
     /// Opens a read-only connection, unless one is open. `fix` is the advice for the user if
     /// libvirt does not answer; empty for none.
     fn read_only(&self, fix: &str) -> Result<Connect, Failure> {
-        if let Some(open) = &self.open {
-            return Ok(open.connection.clone());
-        }
-        self.connected(Connect::open_read_only(Some(&self.uri)), fix)
+        self.connected(Connect::open_read_only, fix)
     }
 
     fn opened(uri: &str, connection: Connect, reports: Reports) -> Arc<dyn Libvirt> {
@@ -74,10 +68,13 @@ impl ByLibrary {
 
     fn connected(
         &self,
-        connection: Result<Connect, virt::error::Error>,
+        open: fn(Option<&str>) -> Result<Connect, virt::error::Error>,
         fix: &str,
     ) -> Result<Connect, Failure> {
-        connection.map_err(|error| {
+        if let Some(open) = &self.open {
+            return Ok(open.connection.clone());
+        }
+        open(Some(&self.uri)).map_err(|error| {
             let uri = &self.uri;
             let separator = if fix.is_empty() { "" } else { ": " };
             let words = error.message();
@@ -111,16 +108,8 @@ impl Libvirt for ByLibrary {
             New::Whole(xml) => whole(xml, 0),
             New::Graphics(xml) => domain.update_device_flags(xml, sys::VIR_DOMAIN_AFFECT_CONFIG),
         };
-        let window = since.elapsed();
-        match defined {
-            Ok(()) => Ok(Replaced::Done { window }),
-            Err(error) if error.code().is(ErrorNumber::NoDomain) => Ok(Replaced::Changed),
-            Err(error) if is_about_the_definition(&error) => Err(Failure::Refused(format!(
-                "libvirt refuses the new definition, and the domain is as it was: {}",
-                error.message()
-            ))),
-            Err(error) => Err(error.into()),
-        }
+        let refusal = "libvirt refuses the new definition, and the domain is as it was";
+        replaced(defined, since, refusal)
     }
 
     fn undefine(&self, definition: &Definition) -> Result<Replaced, Failure> {
@@ -139,16 +128,7 @@ impl Libvirt for ByLibrary {
                 false => Err(error),
             }
         });
-        match undefined {
-            Ok(()) => Ok(Replaced::Done {
-                window: since.elapsed(),
-            }),
-            Err(error) if is_about_the_definition(&error) => Err(Failure::Refused(format!(
-                "libvirt does not undefine it: {}",
-                error.message()
-            ))),
-            Err(error) => Err(error.into()),
-        }
+        replaced(undefined, since, "libvirt does not undefine it")
     }
 
     fn persistent(&self, uuid: &str) -> Result<Option<Definition>, Failure> {
@@ -391,6 +371,24 @@ fn unchanged(
     Ok((now == definition.xml).then_some((domain, since)))
 }
 
+/// Returns the result of a change whose call has just ended. `since`: when the definition was last
+/// looked at. `refusal`: what libvirt's refusal means.
+fn replaced(
+    changed: Result<(), virt::error::Error>,
+    since: Instant,
+    refusal: &str,
+) -> Result<Replaced, Failure> {
+    let window = since.elapsed();
+    match changed {
+        Ok(()) => Ok(Replaced::Done { window }),
+        Err(error) if error.code().is(ErrorNumber::NoDomain) => Ok(Replaced::Changed),
+        Err(error) if is_about_the_definition(&error) => {
+            Err(Failure::Refused(format!("{refusal}: {}", error.message())))
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
 fn find(connection: &Connect, name: &str) -> Result<Domain, Failure> {
     let by_uuid = || connection.lookup_domain_by_uuid_string(name).ok();
     connection.lookup_domain_by_name(name).or_else(|error| {
@@ -411,14 +409,13 @@ fn read(domain: &Domain, secrets: bool) -> Result<Definition, Failure> {
 }
 
 fn definition_of(domain: &Domain, secrets: bool) -> Result<Definition, virt::error::Error> {
-    let secure = if secrets {
-        sys::VIR_DOMAIN_XML_SECURE
-    } else {
-        0
-    };
+    let mut flags = sys::VIR_DOMAIN_XML_INACTIVE;
+    if secrets {
+        flags |= sys::VIR_DOMAIN_XML_SECURE;
+    }
     Ok(Definition {
         uuid: domain.uuid_string()?,
-        xml: domain.xml_desc(sys::VIR_DOMAIN_XML_INACTIVE | secure)?,
+        xml: domain.xml_desc(flags)?,
         is_active: domain.is_active()?,
     })
 }
@@ -430,16 +427,11 @@ const KEEP_TPM: u32 = 1 << 6;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 fn destroy(domain: &Domain) -> Result<(), Failure> {
+    // Somebody else may have been faster, or QEMU may have ended by itself.
+    let has_ended = [ErrorNumber::NoDomain, ErrorNumber::OperationInvalid];
     match domain.destroy() {
-        Ok(()) => Ok(()),
-        // Somebody else has destroyed the domain first, or QEMU has ended by itself.
-        Err(error)
-            if error.code().is(ErrorNumber::NoDomain)
-                || error.code().is(ErrorNumber::OperationInvalid) =>
-        {
-            Ok(())
-        }
-        Err(error) => Err(error.into()),
+        Err(error) if !is_one_of(&error, &has_ended) => Err(error.into()),
+        _ => Ok(()),
     }
 }
 
@@ -456,7 +448,7 @@ fn is_about_the_definition(error: &virt::error::Error) -> bool {
         ErrorNumber::XmlError,
         ErrorNumber::XmlInvalidSchema,
     ];
-    numbers.iter().any(|number| error.code().is(*number))
+    is_one_of(error, &numbers)
 }
 
 /// Returns a refusal if the error is about the domain, and a failure if it is about libvirt itself
@@ -467,6 +459,10 @@ fn refused(error: virt::error::Error) -> Result<Start, Failure> {
     } else {
         Ok(Start::Refused(without_values(error.message())))
     }
+}
+
+fn is_one_of(error: &virt::error::Error, numbers: &[ErrorNumber]) -> bool {
+    numbers.iter().any(|number| error.code().is(*number))
 }
 
 fn is_about_libvirt(error: &virt::error::Error) -> bool {
@@ -484,5 +480,5 @@ fn is_about_libvirt(error: &virt::error::Error) -> bool {
         ErrorNumber::OperationTimeout,
         ErrorNumber::Rpc,
     ];
-    numbers.iter().any(|number| error.code().is(*number))
+    is_one_of(error, &numbers)
 }

@@ -73,12 +73,16 @@ pub(crate) fn directory(root: &Root, uri: Option<&str>) -> Option<PathBuf> {
     if !is_session {
         return Some(root.join("var/log/libvirt/qemu"));
     }
-    let cache = std::env::var_os("XDG_CACHE_HOME").filter(|path| !path.is_empty());
-    let cache = cache.map(PathBuf::from).or_else(|| {
-        let home = std::env::var_os("HOME")?;
-        Some(PathBuf::from(home).join(".cache"))
-    });
-    cache.map(|cache| cache.join("libvirt/qemu/log"))
+    let cache = users_directory("XDG_CACHE_HOME", ".cache")?;
+    Some(cache.join("libvirt/qemu/log"))
+}
+
+/// Returns a directory of our user's: the one that this variable names, or else `usual` in the home
+/// directory (XDG Base Directory Specification).
+pub(crate) fn users_directory(variable: &str, usual: &str) -> Option<PathBuf> {
+    let named = std::env::var_os(variable).filter(|path| !path.is_empty());
+    let home = || Some(PathBuf::from(std::env::var_os("HOME")?).join(usual));
+    named.map(PathBuf::from).or_else(home)
 }
 
 /// Removes a regular file that belongs to our user. Ignores a failure.

@@ -15,15 +15,15 @@ use uuid::Uuid;
 use crate::device::id::DeviceId;
 use crate::device::version::Version;
 use crate::domain::Domain;
+use crate::host::Warning;
 use crate::host::emulator::trials::Build;
 use crate::host::emulator::{Kind, kind};
 use crate::host::requests::start_under_way;
-use crate::host::{Root, Warning};
-use crate::libvirt::idle::{self, NotHeld};
+use crate::libvirt::idle;
 use crate::libvirt::logs::Logs;
 use crate::libvirt::{Context, Failure, Libvirt, Start, Term};
 use crate::plan::fixup::Surroundings;
-use crate::plan::trial::{Irreducible, Reduced, is_name, name, reduce, said};
+use crate::plan::trial::{Irreducible, Reduced, name, reduce, said};
 use crate::predict::abilities::Abilities;
 use crate::predict::screens::Screens;
 use crate::predict::shape::{Shape, measured};
@@ -147,15 +147,6 @@ impl From<NotTried> for Failure {
     }
 }
 
-impl From<NotHeld> for NotTried {
-    fn from(error: NotHeld) -> Self {
-        match error {
-            NotHeld::InUse(text) => NotTried::Ours(text),
-            NotHeld::Failed(text) => NotTried::Failed(text),
-        }
-    }
-}
-
 /// A domain about which we ask whether it starts.
 pub(crate) struct Question<'c> {
     context: &'c Context,
@@ -219,10 +210,8 @@ impl<'c> Question<'c> {
             return Some(Seen::new(source, measured.message.clone()));
         }
         let earlier = self.build()?.result(&shape.on_this_host(), warnings)?;
-        Some(Seen::new(
-            Source::Earlier { time: earlier.time },
-            earlier.message,
-        ))
+        let source = Source::Earlier { time: earlier.time };
+        Some(Seen::new(source, earlier.message))
     }
 
     /// Tries the domain with `libvirt`, and keeps the outcome for this build of QEMU.
@@ -235,8 +224,7 @@ impl<'c> Question<'c> {
         let starting = || self.devices.iter().find(|id| start_under_way(root, **id));
         let began = Instant::now();
         let copy = SmallCopy {
-            root,
-            connect: self.context.connect.as_deref(),
+            context: self.context,
             reduced: &self.reduced,
             uuid: self.uuid,
             devices: &self.devices,
@@ -277,9 +265,7 @@ impl<'c> Question<'c> {
 
 /// The small copy of a domain, and what its start needs.
 pub(crate) struct SmallCopy<'d> {
-    pub(crate) root: &'d Root,
-    /// libvirt's URI.
-    pub(crate) connect: Option<&'d str>,
+    pub(crate) context: &'d Context,
     pub(crate) reduced: &'d Reduced,
     pub(crate) uuid: Uuid,
     pub(crate) devices: &'d [DeviceId],
@@ -295,26 +281,16 @@ impl SmallCopy<'_> {
         may: &dyn Fn() -> Result<(), NotTried>,
     ) -> Result<Start, NotTried> {
         let failed = |error: Failure| NotTried::Failed(error.to_string());
-        let device = |error: Failure| NotTried::Device(error.to_string());
-        idle::are_there(self.root, self.devices).map_err(device)?;
-        let logs = Logs::of(self.connect);
+        let root = &self.context.root;
+        idle::are_there(root, self.devices)?;
+        let logs = Logs::of(self.context.connect.as_deref());
         // This must be done before a device is held: libvirt does not answer about a domain while
         // its hook waits for us.
         let users = libvirt.users().map_err(failed)?;
-        let is_ours = |id: &DeviceId| {
-            let mut users = users.iter().filter(|user| user.devices.contains(id));
-            users.any(|user| is_name(&user.domain))
-        };
-        idle::are_unused(&users, self.devices).map_err(|error| {
-            if self.devices.iter().any(is_ours) {
-                NotTried::Ours(error.to_string())
-            } else {
-                device(error)
-            }
-        })?;
+        idle::are_unused(&users, self.devices)?;
         logs.sweep(&users);
-        let gives_way = idle::start_comes(self.root, self.devices);
-        let _held = idle::hold(self.root, self.devices, limit)?;
+        let gives_way = idle::start_comes(root, self.devices);
+        let _held = idle::hold(root, self.devices, limit)?;
         may()?;
         let term = Term {
             limit,

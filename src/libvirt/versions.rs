@@ -15,7 +15,7 @@ use std::io::Read;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::PathBuf;
 use std::sync::mpsc::{self, Receiver, Sender};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread;
 use std::time::Duration;
 
@@ -38,9 +38,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Catches versions of definitions in one directory.
 #[derive(Debug)]
 pub(crate) struct Versions {
-    directory: PathBuf,
-    inotify: Arc<Inotify>,
-    wanted: Arc<Mutex<OsString>>,
+    reader: Arc<Reader>,
     steps: Receiver<Step>,
 }
 
@@ -96,22 +94,15 @@ impl Versions {
     /// # Errors
     /// The user has too many inotify instances.
     pub(crate) fn new(directory: PathBuf) -> nix::Result<Self> {
-        let inotify = Arc::new(Inotify::init(InitFlags::IN_CLOEXEC)?);
-        let wanted = Arc::<Mutex<OsString>>::default();
-        let (send, steps) = mpsc::channel();
-        let reader = Reader {
-            directory: directory.clone(),
-            inotify: Arc::clone(&inotify),
-            wanted: Arc::clone(&wanted),
-            sink: send,
-        };
-        thread::spawn(move || reader.read());
-        Ok(Versions {
+        let reader = Arc::new(Reader {
             directory,
-            inotify,
-            wanted,
-            steps,
-        })
+            inotify: Inotify::init(InitFlags::IN_CLOEXEC)?,
+            wanted: Mutex::default(),
+        });
+        let (sink, steps) = mpsc::channel();
+        let reads = Arc::clone(&reader);
+        thread::spawn(move || reads.read(&sink));
+        Ok(Versions { reader, steps })
     }
 
     /// Watches the definition of the domain `name` until [`Watched::end`].
@@ -119,7 +110,7 @@ impl Versions {
     /// # Errors
     /// The directory does not exist, or the user has too many watches.
     pub(crate) fn watch(&self, name: &str) -> nix::Result<Watched<'_>> {
-        *self.wanted.lock().expect("nothing panics with it") = format!("{name}.xml").into();
+        *self.reader.wanted() = format!("{name}.xml").into();
         while self.steps.try_recv().is_ok() {}
         // The kernel merges two equal events that follow each other. It reports both ends of each
         // rename, so that no two events in a row are equal.
@@ -127,7 +118,10 @@ impl Versions {
             | AddWatchFlags::IN_MOVED_FROM
             | AddWatchFlags::IN_DELETE
             | AddWatchFlags::IN_ONLYDIR;
-        let watch = self.inotify.add_watch(&self.directory, flags)?;
+        let Reader {
+            inotify, directory, ..
+        } = &*self.reader;
+        let watch = inotify.add_watch(directory, flags)?;
         Ok(Watched {
             versions: self,
             watch,
@@ -142,7 +136,7 @@ impl Watched<'_> {
     pub(crate) fn end(self) -> Vec<Version> {
         // The end of the watch is reported after all events before it.
         let mut steps = Vec::new();
-        let mut ended = self.versions.inotify.rm_watch(self.watch).is_ok();
+        let mut ended = self.versions.reader.inotify.rm_watch(self.watch).is_ok();
         while ended {
             match self.versions.steps.recv_timeout(PATIENCE) {
                 Ok(Step::End) => break,
@@ -275,16 +269,17 @@ pub(crate) fn differing(one: &str, other: &str) -> Vec<String> {
     names
 }
 
-/// The thread that receives events and opens the files.
+/// The files that the thread opens.
+#[derive(Debug)]
 struct Reader {
     directory: PathBuf,
-    inotify: Arc<Inotify>,
-    wanted: Arc<Mutex<OsString>>,
-    sink: Sender<Step>,
+    inotify: Inotify,
+    /// The name of the wanted file.
+    wanted: Mutex<OsString>,
 }
 
 impl Reader {
-    fn read(&self) {
+    fn read(&self, sink: &Sender<Step>) {
         come_first();
         loop {
             let events = match self.inotify.read_events() {
@@ -310,16 +305,15 @@ impl Reader {
                 } else {
                     continue;
                 };
-                if self.sink.send(step).is_err() {
+                if sink.send(step).is_err() {
                     return;
                 }
             }
         }
     }
 
-    fn wanted(&self) -> OsString {
-        let wanted = self.wanted.lock().expect("nothing panics with it");
-        wanted.clone()
+    fn wanted(&self) -> MutexGuard<'_, OsString> {
+        self.wanted.lock().expect("nothing panics with it")
     }
 
     fn open(&self, name: Option<&OsStr>) -> Option<File> {
@@ -426,12 +420,12 @@ mod tests {
     fn what_ours_has_replaced() {
         use Replaced::{Expected, Missed, Theirs, Undefined};
         let theirs = || Theirs(THEIRS.into());
-        // b: the definition before; o: ours; t: theirs; l: a later one; -: undefined; ?: missed.
+        // Each letter is a version that was seen: before, ours, theirs, later; `-` undefined, `?` missed.
         for (seen, expected) in [
             ("o", Expected),
             ("b o", Expected),
             ("t o", theirs()),
-            // A change after ours has lost nothing.
+            // A version that comes after ours has lost nothing.
             ("o l", Expected),
             ("t o l", theirs()),
             ("o -", Expected),

@@ -5,7 +5,7 @@ use std::fs;
 use std::time::Duration;
 
 use crate::device::evidence::{OpenPath, Step};
-use crate::device::facts::{Display, Reason};
+use crate::device::facts::Reason;
 use crate::device::id::DeviceId;
 use crate::device::record::Record;
 use crate::host::run::{self, Written};
@@ -74,19 +74,15 @@ pub fn ask_and_keep(
     };
     // A record must name the driver that answered.
     if device.driver.is_none() {
-        return Outcome::unkept(Answer::none(Reason::NoDriver, Step::Find), None);
+        return unknown(Reason::NoDriver, Step::Find, None);
     }
     let record = sources.memory.devices.get(&id);
     let record =
         record.filter(|record| record.circumstances == device.circumstances(&sources.host));
     let is_wanted = |record: &&Record| request.path.is_none_or(|path| record.path == Some(path));
     if let Some(record) = record.filter(is_wanted).filter(|_| !request.fresh) {
-        let again = match (&record.facts.display, request.asked) {
-            (Display::Known(_), _) | (Display::Unknown(Reason::Untrusted), _) => false,
-            (Display::Unknown(_), Asked::ByName) => true,
-            (Display::Unknown(_), Asked::Unasked(_)) => may_pass(record),
-        };
-        if !again {
+        let again = request.asked == Asked::ByName || may_pass(record);
+        if record.facts.display.is_answer() || !again {
             let answer = Answer {
                 facts: record.facts.clone(),
                 path: record.path,
@@ -101,11 +97,11 @@ pub fn ask_and_keep(
     }
     let rule = rule_for(&sources.rules, &sources.host, device);
     if let Err(why) = may_open(device, rule, request.asked) {
-        return Outcome::unkept(Answer::none(Reason::NotAllowed, Step::Policy), Some(why));
+        return unknown(Reason::NotAllowed, Step::Policy, Some(why));
     }
     if root.is_recorded() {
-        let why = "a recorded host has no devices to open".to_owned();
-        return Outcome::unkept(Answer::none(Reason::NotAllowed, Step::Policy), Some(why));
+        let why = "a recorded host has no devices to open".into();
+        return unknown(Reason::NotAllowed, Step::Policy, Some(why));
     }
     let facts = rule.and_then(|rule| rule.facts.as_ref());
     let manner = Manner {
@@ -127,28 +123,32 @@ pub fn ask_and_keep(
             written: Some(written),
             ..Outcome::unkept(answer, None)
         },
-        Err(error) => Outcome::unkept(
-            answer,
-            Some(format!("the record could not be kept: {error}")),
-        ),
+        Err(error) => {
+            let note = format!("the record could not be kept: {error}");
+            Outcome::unkept(answer, Some(note))
+        }
     }
+}
+
+/// Returns the outcome for a device that could not be asked, for this reason.
+pub(crate) fn unknown(reason: Reason, step: Step, note: Option<String>) -> Outcome {
+    Outcome::unkept(Answer::none(reason, step), note)
 }
 
 /// Returns the outcome for an id that is no vfio device of this host.
 fn not_found(root: &Root, id: DeviceId) -> Outcome {
     let Some(Here::Present { driver, .. }) = sysfs::here(root, id) else {
-        return Outcome::unkept(Answer::none(Reason::Vanished, Step::Find), None);
+        return unknown(Reason::Vanished, Step::Find, None);
     };
     let at = driver.map_or_else(
         || "it is bound to no driver".to_owned(),
         |driver| format!("it is bound to {driver}, which is no vfio driver"),
     );
-    let command = format!(
-        "virsh -c qemu:///system nodedev-detach {}",
-        name_of(id, None)
+    let name = name_of(id, None);
+    let why = format!(
+        "{at}: virsh -c qemu:///system nodedev-detach {name} # to vfio-pci, and the host loses it"
     );
-    let why = format!("{at}: {command} # to vfio-pci, and the host loses it");
-    Outcome::unkept(Answer::none(Reason::NoDriver, Step::Find), Some(why))
+    unknown(Reason::NoDriver, Step::Find, Some(why))
 }
 
 /// Returns whether a record only says that the device could not be probed at that moment: it was in

@@ -58,19 +58,15 @@ pub(super) fn open_device(
 /// Returns the name of the device's node. A device without the directory `vfio-dev` has no vfio
 /// driver. A kernel that makes no nodes leaves that directory empty.
 fn node(device: &Path) -> Result<String, Failure> {
-    let failure = |reason| Failure {
-        step: Step::Find,
-        errno: Errno::ENOENT,
-        reason,
-    };
     own_node(device, &mut Vec::new()).ok_or_else(|| {
-        failure(if device.join("vfio-dev").exists() {
+        let reason = if device.join("vfio-dev").exists() {
             Reason::NoVfio
         } else if device.exists() {
             Reason::NoDriver
         } else {
             Reason::Vanished
-        })
+        };
+        Failure::new(Step::Find, Errno::ENOENT, reason)
     })
 }
 

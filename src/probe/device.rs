@@ -21,7 +21,17 @@ use crate::probe::{Failure, errno_name, errno_of, failed, ioctl, rights};
 /// is a driver's mistake, and would only cost time.
 const MAX_INDEXES: u32 = 256;
 
-const INTEL_VENDOR_TYPE: u32 = vfio::VFIO_REGION_TYPE_PCI_VENDOR_TYPE | 0x8086;
+/// The type and subtype of the region of the EDID.
+const EDID: (u32, u32) = (
+    vfio::VFIO_REGION_TYPE_GFX,
+    vfio::VFIO_REGION_SUBTYPE_GFX_EDID,
+);
+
+/// The type and subtype of the region of Intel's OpRegion.
+const OPREGION: (u32, u32) = (
+    vfio::VFIO_REGION_TYPE_PCI_VENDOR_TYPE | 0x8086,
+    vfio::VFIO_REGION_SUBTYPE_INTEL_IGD_OPREGION,
+);
 
 /// Asks all questions. If the driver's answers leave the display in doubt, the display is unknown
 /// with a reason; this is not an error.
@@ -41,21 +51,14 @@ pub(crate) fn ask(device: &File, tell: &mut dyn FnMut(Step)) -> Result<Facts, Fa
     let regions = regions(fd, info.num_regions).map_err(failed(Step::RegionInfo))?;
 
     tell(Step::Edid);
-    let is_edid = (
-        vfio::VFIO_REGION_TYPE_GFX,
-        vfio::VFIO_REGION_SUBTYPE_GFX_EDID,
-    );
+    let edid = find_region(&regions, EDID);
     // QEMU refuses a display whose EDID it can't read (hw/vfio/display.c), so a failure here
     // counts.
-    let header = find_region(&regions, is_edid.0, is_edid.1)
-        .map(|region| read_edid(device, region.offset).map_err(failed(Step::Edid)))
-        .transpose()?;
-    let opregion = find_region(
-        &regions,
-        INTEL_VENDOR_TYPE,
-        vfio::VFIO_REGION_SUBTYPE_INTEL_IGD_OPREGION,
-    )
-    .map(|region| OpRegion { size: region.size });
+    let header = edid
+        .map(|region| read_edid(device, region.offset))
+        .transpose();
+    let header = header.map_err(failed(Step::Edid))?;
+    let opregion = find_region(&regions, OPREGION).map(|region| OpRegion { size: region.size });
 
     tell(Step::IrqInfo);
     let irqs = irqs(fd, info.num_irqs).map_err(failed(Step::IrqInfo))?;
@@ -155,13 +158,10 @@ fn supported(answer: nix::Result<()>) -> nix::Result<bool> {
     }
 }
 
-fn find_region(regions: &[Region], wanted: u32, wanted_subtype: u32) -> Option<&Region> {
-    regions.iter().find(|region| {
-        region.capabilities.iter().any(|capability| {
-            matches!(capability, RegionCapability::Type { r#type, subtype }
-                if (*r#type, *subtype) == (wanted, wanted_subtype))
-        })
-    })
+fn find_region(regions: &[Region], (r#type, subtype): (u32, u32)) -> Option<&Region> {
+    let wanted = RegionCapability::Type { r#type, subtype };
+    let mut regions = regions.iter();
+    regions.find(|region| region.capabilities.contains(&wanted))
 }
 
 /// Reads the struct `vfio_region_gfx_edid` at the start of the region, each field as four bytes,

@@ -40,11 +40,7 @@ pub(super) fn prepare(root: &Root, id: DeviceId, tell: Tell<'_>) -> Result<Prepa
 
     tell(Step::Viable);
     if !ioctl::group_is_viable(group.as_fd()).map_err(failed(Step::Viable))? {
-        return Err(Failure {
-            step: Step::Viable,
-            errno: Errno::EPERM,
-            reason: Reason::NotViable,
-        });
+        return Err(Failure::new(Step::Viable, Errno::EPERM, Reason::NotViable));
     }
 
     tell(Step::Attach);
@@ -77,21 +73,16 @@ pub(super) fn open_device(
 /// kernel makes the group before the device's own node. So if a device has a node but no group, the
 /// kernel has no groups.
 pub(super) fn group_number(device: &Path) -> Result<String, Failure> {
-    let failure = |errno, reason| Failure {
-        step: Step::Find,
-        errno,
-        reason,
-    };
-    let link = match std::fs::read_link(device.join("iommu_group")) {
-        Ok(link) => link,
-        Err(_) if !device.exists() => return Err(failure(Errno::ENOENT, Reason::Vanished)),
-        Err(_) if device.join("vfio-dev").exists() => {
-            return Err(failure(Errno::ENOENT, Reason::NoVfio));
+    let failure = |errno, reason| Failure::new(Step::Find, errno, reason);
+    let link = std::fs::read_link(device.join("iommu_group")).map_err(|error| {
+        if !device.exists() {
+            failure(Errno::ENOENT, Reason::Vanished)
+        } else if device.join("vfio-dev").exists() {
+            failure(Errno::ENOENT, Reason::NoVfio)
+        } else {
+            failure(errno_of(&error), Reason::NoDriver)
         }
-        Err(error) => {
-            return Err(failure(errno_of(&error), Reason::NoDriver));
-        }
-    };
+    })?;
     let name = link.file_name().and_then(|name| name.to_str());
     name.filter(|name| !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_digit()))
         .map(str::to_owned)

@@ -139,10 +139,9 @@ impl Instance {
                 return Err(NotMade::NoKeeper(error));
             }
         };
-        let device = root.device(id);
         let instance = Instance {
             id,
-            device,
+            device: root.device(id),
             lock,
             program: program.to_owned(),
             keeper,
@@ -239,10 +238,7 @@ fn ends(mut child: Child, limit: Instant) -> Option<ExitStatus> {
 #[must_use]
 pub fn keep(root: &Root, id: DeviceId) -> bool {
     // Ending a service or closing a terminal sends these signals to each of its processes.
-    let mut signals = SigSet::empty();
-    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
-        signals.add(signal);
-    }
+    let signals = SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP]);
     let _ = signals.thread_block();
     let _ = io::stdin().read_to_end(&mut Vec::new());
     match marks::take_over(root, id, Instant::now() + LOCK_GOES) {
@@ -277,14 +273,12 @@ pub(crate) fn clean_up(root: &Root, program: &Path, patience: Duration) -> Resul
     let sweep = start_sweep(program);
     let sweep = sweep.map_err(|error| warning(format!("not looked at: {error}")))?;
     let ended = ends(sweep, Instant::now() + patience);
-    let all_gone = ended.is_some_and(|status| status.success());
-    all_gone.then_some(()).ok_or_else(|| {
-        warning(
-            "mediated devices that were made to be asked are still there: their driver does not \
-             let go of them; a later run removes them"
-                .into(),
-        )
-    })
+    if ended.is_some_and(|status| status.success()) {
+        return Ok(());
+    }
+    let problem = "mediated devices that were made to be asked are still there: their driver does \
+                   not let go of them; a later run removes them";
+    Err(warning(problem.into()))
 }
 
 /// Removes a temporary device, its records and its mark, whose lock the caller holds. Returns
@@ -366,38 +360,27 @@ mod tests {
         assert!(taken(&before, |_| None).is_empty(), "nothing can be read");
     }
 
-    /// A host with one type, and a kernel that does nothing, unlike the one in tests/instances.rs.
-    struct Kernel {
-        directory: tempfile::TempDir,
-    }
-
     const TYPES: &str = "sys/class/mdev_bus/p/mdev_supported_types";
 
-    impl Kernel {
-        fn new() -> Self {
-            let (directory, root) = crate::host::empty();
-            fs::create_dir_all(root.join("sys/bus/mdev/devices")).unwrap();
-            for (name, text) in [("create", ""), ("available_instances", "3\n")] {
-                root.put(&format!("{TYPES}/p-t/{name}"), text);
-            }
-            Kernel { directory }
+    /// A host with one type, and a kernel that does nothing. tests/instances.rs has one that does.
+    fn host() -> (tempfile::TempDir, Root) {
+        let (directory, root) = crate::host::empty();
+        fs::create_dir_all(root.join("sys/bus/mdev/devices")).unwrap();
+        for (name, text) in [("create", ""), ("available_instances", "3\n")] {
+            root.put(&format!("{TYPES}/p-t/{name}"), text);
         }
-
-        fn root(&self) -> Root {
-            Root::strict(self.directory.path())
-        }
+        (directory, root)
     }
 
-    fn made_up() -> DeviceId {
-        DeviceId::Mdev(Uuid::new_v4())
+    fn soon() -> Instant {
+        Instant::now() + Duration::from_secs(60)
     }
 
     #[test]
     fn a_directory_of_somebody_else_is_not_believed() {
-        let kernel = Kernel::new();
-        let root = kernel.root();
-        let recorded = Root::recorded(root.path());
-        let id = made_up();
+        let (_keep, recorded) = host();
+        let root = Root::strict(recorded.path());
+        let id = DeviceId::Mdev(Uuid::new_v4());
         drop(marks::mark(&recorded, id).unwrap());
         assert_eq!(marks::marked(&recorded), [id]);
         let directory = root.join("run/gfxplane/instances");
@@ -410,8 +393,7 @@ mod tests {
 
     #[test]
     fn the_keeper_is_there_before_the_device_and_ends_with_its_maker() {
-        let kernel = Kernel::new();
-        let root = Root::recorded(kernel.directory.path());
+        let (_keep, root) = host();
         let create = root.join(TYPES).join("p-t/create");
         let told = root.join("told");
         let program = script(
@@ -422,19 +404,15 @@ mod tests {
                 told.display()
             ),
         );
-        let limit = || Instant::now() + Duration::from_secs(60);
         let types = [of_type("p-t", Some(3))];
-        let make =
-            |type_id| Instance::make(&root, &program, ("p", type_id), &types, false, limit());
+        let make = |type_id| Instance::make(&root, &program, ("p", type_id), &types, false, soon());
         let instance = make("p-t").unwrap();
         let id = instance.id;
         assert_eq!(fs::read_to_string(&create).unwrap(), id.to_string());
         assert_eq!(marks::marked(&root), [id]);
-        assert!(instance.end(limit()));
-        assert_eq!(
-            fs::read_to_string(&told).unwrap(),
-            format!("--keep {id} {id}\n")
-        );
+        assert!(instance.end(soon()));
+        let told = fs::read_to_string(&told).unwrap();
+        assert_eq!(told, format!("--keep {id} {id}\n"));
 
         // If the device can't be created, a keeper was started, but there is no device.
         fs::remove_file(&create).unwrap();
@@ -442,7 +420,7 @@ mod tests {
         assert!(matches!(make("p-x"), Err(NotMade::NotKnown)));
         let marked = marks::marked(&root).len();
         let missing = Path::new("/nonexistent");
-        let made = Instance::make(&root, missing, ("p", "p-t"), &types, false, limit());
+        let made = Instance::make(&root, missing, ("p", "p-t"), &types, false, soon());
         assert!(matches!(made, Err(NotMade::NoKeeper(_))));
         assert_eq!(marks::marked(&root).len(), marked);
     }
@@ -450,8 +428,7 @@ mod tests {
     #[test]
     fn a_keeper_that_was_killed_is_made_up_for() {
         for (end_of_keeper, is_swept) in [("kill -KILL $$", true), ("exit 1", false)] {
-            let kernel = Kernel::new();
-            let root = Root::recorded(kernel.directory.path());
+            let (_keep, root) = host();
             let devices = root.join("sys/bus/mdev/devices");
             let program = script(
                 root.path(),
@@ -460,30 +437,27 @@ mod tests {
                     devices.display()
                 ),
             );
-            let limit = Instant::now() + Duration::from_secs(60);
             let types = [of_type("p-t", Some(3))];
-            let made = Instance::make(&root, &program, ("p", "p-t"), &types, false, limit);
+            let made = Instance::make(&root, &program, ("p", "p-t"), &types, false, soon());
             let instance = made.unwrap();
             let device = root.device(instance.id);
             fs::create_dir(&device).unwrap();
-            assert_eq!(instance.end(limit), is_swept, "{end_of_keeper}");
+            assert_eq!(instance.end(soon()), is_swept, "{end_of_keeper}");
             assert_eq!(!device.exists(), is_swept, "{end_of_keeper}");
         }
     }
 
     #[test]
     fn one_that_takes_the_last_of_another_type_is_removed_at_once() {
-        let kernel = Kernel::new();
-        let root = Root::recorded(kernel.directory.path());
+        let (_keep, root) = host();
         root.put(&format!("{TYPES}/p-large/available_instances"), "0\n");
         let program = script(root.path(), "cat >/dev/null");
         let types = [of_type("p-t", Some(3)), of_type("p-large", Some(1))];
-        let limit = || Instant::now() + Duration::from_secs(60);
-        let make = |force| Instance::make(&root, &program, ("p", "p-t"), &types, force, limit());
+        let make = |force| Instance::make(&root, &program, ("p", "p-t"), &types, force, soon());
         match make(false) {
             Err(NotMade::TakesTheLastOf(taken)) => assert_eq!(taken, ["p-large"]),
             other => panic!("{other:?}"),
         }
-        assert!(make(true).unwrap().end(limit()));
+        assert!(make(true).unwrap().end(soon()));
     }
 }

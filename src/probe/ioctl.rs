@@ -77,7 +77,7 @@ pub(crate) fn set_iommu(container: BorrowedFd<'_>, kind: i32) -> Result<()> {
 pub(crate) fn group_is_viable(group: BorrowedFd<'_>) -> Result<bool> {
     let mut status = vfio::vfio_group_status {
         argsz: size_of::<vfio::vfio_group_status>() as u32,
-        flags: 0,
+        ..vfio::vfio_group_status::default()
     };
     // SAFETY: the struct is as large as its argsz says, and lives through the call.
     unsafe { raw_group_get_status(group.as_raw_fd(), &raw mut status) }?;
@@ -116,11 +116,7 @@ pub(crate) fn device_bind_iommufd(device: BorrowedFd<'_>, iommufd: BorrowedFd<'_
 pub(crate) fn device_get_info(device: BorrowedFd<'_>) -> Result<vfio::vfio_device_info> {
     let mut info = vfio::vfio_device_info {
         argsz: size_of::<vfio::vfio_device_info>() as u32,
-        flags: 0,
-        num_regions: 0,
-        num_irqs: 0,
-        cap_offset: 0,
-        pad: 0,
+        ..vfio::vfio_device_info::default()
     };
     // SAFETY: the struct is as large as its argsz says, and lives through the call.
     unsafe { raw_get_info(device.as_raw_fd(), &raw mut info) }?;
@@ -153,19 +149,13 @@ pub(crate) fn device_get_region_info(
         // SAFETY: the kernel has written the struct, and any bytes make a valid one.
         let answer = unsafe { info.read() };
         let needed = answer.argsz as usize;
-        if answer.flags & vfio::VFIO_REGION_INFO_FLAG_CAPS != 0
-            && needed > size
-            && needed <= MAX_INFO
-        {
+        let has_more = answer.flags & vfio::VFIO_REGION_INFO_FLAG_CAPS != 0;
+        if has_more && needed > size && needed <= MAX_INFO {
             size = needed;
             continue;
         }
-        let bytes = buffer
-            .iter()
-            .flat_map(|word| word.to_ne_bytes())
-            .take(size)
-            .collect();
-        return Ok((answer, bytes));
+        let bytes = buffer.iter().flat_map(|word| word.to_ne_bytes());
+        return Ok((answer, bytes.take(size).collect()));
     }
 }
 
@@ -176,9 +166,8 @@ pub(crate) fn device_get_irq_info(
 ) -> Result<vfio::vfio_irq_info> {
     let mut info = vfio::vfio_irq_info {
         argsz: size_of::<vfio::vfio_irq_info>() as u32,
-        flags: 0,
         index,
-        count: 0,
+        ..vfio::vfio_irq_info::default()
     };
     // SAFETY: the struct is as large as its argsz says, and lives through the call.
     unsafe { raw_get_irq_info(device.as_raw_fd(), &raw mut info) }?;

@@ -7,16 +7,8 @@
 //! doing it, and at the end its [`Answer`]. A child that does not end is killed and left behind.
 //! Nobody waits for it, because a process in an uninterruptible sleep can't be killed.
 //!
-//! * [`asking`]: one probe, with its policy, its record and its announcement.
-//! * [`child`]: the child's work.
-//! * [`group`] and [`cdev`]: the two ways to open a device, each in two steps, so that a VM can be
-//!   associated between them.
-//! * [`kvm`]: a VM for drivers that need one, with its own `unsafe`.
-//! * [`device`]: the questions to an opened device.
-//! * `fork`: a child as a copy of this process, with its own `unsafe`.
-//! * [`instance`]: a temporary device, created to be probed.
-//! * [`ioctl`]: the kernel's vfio interface, with the other `unsafe`.
-//! * [`rights`]: the rights that the child keeps.
+//! [`group`] and [`cdev`] are the two ways to open a device, each in two steps, so that a VM
+//! ([`kvm`]) can be associated between them.
 
 pub mod asking;
 mod cdev;
@@ -74,6 +66,16 @@ pub struct Failure {
     pub errno: Errno,
     /// The reason for the unknown display, which follows from the step and the errno.
     pub reason: Reason,
+}
+
+impl Failure {
+    fn new(step: Step, errno: Errno, reason: Reason) -> Self {
+        Failure {
+            step,
+            errno,
+            reason,
+        }
+    }
 }
 
 /// The files with which the device is ready to be opened.
@@ -155,11 +157,7 @@ fn errno_of(error: &io::Error) -> Errno {
 
 /// Returns a function that makes the failure of this step from its errno.
 fn failed(step: Step) -> impl Fn(Errno) -> Failure {
-    move |errno| Failure {
-        step,
-        errno,
-        reason: meaning(step, errno),
-    }
+    move |errno| Failure::new(step, errno, meaning(step, errno))
 }
 
 /// Returns what the error of a failed step means.
@@ -409,11 +407,8 @@ impl Child {
                 Ok(true) => {}
                 Ok(false) => return Answer::none(Reason::TimedOut, self.last_step()),
                 Err(errno) => {
-                    return Answer::failed(&Failure {
-                        step: self.last_step(),
-                        errno,
-                        reason: Reason::QueryFailed,
-                    });
+                    let step = self.last_step();
+                    return Answer::failed(&Failure::new(step, errno, Reason::QueryFailed));
                 }
             }
             match self.answer.read(&mut buffer) {

@@ -81,35 +81,34 @@ const SHORT: Duration = Duration::from_millis(300);
 fn every_way_a_child_can_end() {
     let answer = Answer::of(Facts::of(Display::NONE), Some(OpenPath::Group));
     let said = serde_json::to_string(&answer).unwrap();
-    assert_eq!(
-        ask_script(&format!("echo open >&2; echo '{said}'"), LONG),
-        answer
-    );
-
-    let unknown = |reason, step| Answer::none(reason, step);
-    let hang = ask_script("echo lock >&2; echo open >&2; exec sleep 1000", SHORT);
-    assert_eq!(hang, unknown(Reason::TimedOut, Step::Open));
-    let crash = ask_script(
-        "echo control >&2; echo thread panicked >&2; kill -SEGV $$",
-        LONG,
-    );
-    assert_eq!(crash, unknown(Reason::QueryFailed, Step::Control));
+    let whole = ask_script(&format!("echo open >&2; echo '{said}'"), LONG);
+    assert_eq!(whole, answer);
     let half = &said[..said.len() / 2];
-    for by in ["KILL", "TERM"] {
-        let killed = ask_script(
-            &format!("echo query-dmabuf >&2; printf %s '{half}'; kill -{by} $$"),
+    let killed = |by| format!("echo query-dmabuf >&2; printf %s '{half}'; kill -{by} $$");
+    let (killed, terminated) = (killed("KILL"), killed("TERM"));
+    let crash = "echo control >&2; echo thread panicked >&2; kill -SEGV $$";
+    let hang = "echo lock >&2; echo open >&2; exec sleep 1000";
+    for (text, deadline, reason, step) in [
+        (hang, SHORT, Reason::TimedOut, Step::Open),
+        (crash, LONG, Reason::QueryFailed, Step::Control),
+        (
+            killed.as_str(),
             LONG,
-        );
-        assert_eq!(killed, unknown(Reason::QueryFailed, Step::QueryDmabuf));
+            Reason::QueryFailed,
+            Step::QueryDmabuf,
+        ),
+        (
+            terminated.as_str(),
+            LONG,
+            Reason::QueryFailed,
+            Step::QueryDmabuf,
+        ),
+        ("echo nonsense", LONG, Reason::QueryFailed, Step::Spawn),
+        ("exec sleep 1000", SHORT, Reason::TimedOut, Step::Spawn),
+    ] {
+        let answer = ask_script(text, deadline);
+        assert_eq!(answer, Answer::none(reason, step), "{text}");
     }
-    assert_eq!(
-        ask_script("echo nonsense", LONG),
-        unknown(Reason::QueryFailed, Step::Spawn)
-    );
-    assert_eq!(
-        ask_script("exec sleep 1000", SHORT),
-        unknown(Reason::TimedOut, Step::Spawn)
-    );
     let missing = ask(
         &Root::system(),
         &Prober::Program("/nonexistent".into()),
@@ -142,11 +141,7 @@ fn a_child_is_told_all() {
 #[test]
 fn failures_of_a_vm_are_told_apart() {
     let remark = |step, errno, reason| {
-        let answer = Answer::failed(&Failure {
-            step,
-            errno,
-            reason,
-        });
+        let answer = Answer::failed(&Failure::new(step, errno, reason));
         assert_eq!(
             answer.facts.kvm,
             answer.facts.display == Display::Unknown(Reason::NeedsVm)

@@ -7,13 +7,12 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use nix::unistd::geteuid;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::files::module_directories;
 use super::libvirt;
-use crate::device::record::from_json;
+use crate::device::record::MAX_SIZE;
 use crate::device::version::Version;
 use crate::host::{Root, Warning, or_ignored, read_names, run};
 use crate::predict::abilities::Abilities;
@@ -25,12 +24,9 @@ pub fn known(root: &Root, warnings: &mut Vec<Warning>) -> Vec<PathBuf> {
     let directory = root.join(CACHE).join("qemu");
     let names = read_names(&directory, warnings);
     let names = names.iter().filter(|name| name.ends_with(".json"));
-    names
-        .filter_map(|name| read(root, &directory.join(name), warnings))
-        .map(|kept| kept.emulator)
-        .collect::<BTreeSet<_>>()
-        .into_iter()
-        .collect()
+    let kept = names.filter_map(|name| read(root, &directory.join(name), warnings));
+    let emulators: BTreeSet<PathBuf> = kept.map(|kept| kept.emulator).collect();
+    emulators.into_iter().collect()
 }
 
 /// The cache's contents about one QEMU.
@@ -89,15 +85,6 @@ impl Key {
     }
 }
 
-pub(super) fn only_qemus(abilities: &Abilities) -> Abilities {
-    Abilities {
-        qemu: abilities.qemu.clone(),
-        frontends: abilities.frontends.clone(),
-        spice_gl_over_tcp: abilities.spice_gl_over_tcp,
-        ..Abilities::default()
-    }
-}
-
 /// Returns the path of an emulator's cache file: the emulator's path with `,` for `/`, and escapes,
 /// so that no two emulators share a file.
 pub(super) fn kept_path(root: &Root, emulator: &Path) -> PathBuf {
@@ -107,12 +94,8 @@ pub(super) fn kept_path(root: &Root, emulator: &Path) -> PathBuf {
 /// Returns the path of an emulator's file in this directory of the cache.
 pub(super) fn path_in(directory: &str, root: &Root, emulator: &Path) -> PathBuf {
     let mut name = String::new();
-    for byte in emulator
-        .strip_prefix("/")
-        .unwrap_or(emulator)
-        .as_os_str()
-        .as_encoded_bytes()
-    {
+    let emulator = emulator.strip_prefix("/").unwrap_or(emulator);
+    for byte in emulator.as_os_str().as_encoded_bytes() {
         match byte {
             b'/' => name.push(','),
             byte if byte.is_ascii_alphanumeric() || b"._-+".contains(byte) => {
@@ -129,12 +112,7 @@ pub(super) fn read(root: &Root, path: &Path, warnings: &mut Vec<Warning>) -> Opt
 }
 
 pub(super) fn parsed<T: DeserializeOwned>(root: &Root, path: &Path) -> Result<Option<T>, String> {
-    let own = Some(geteuid().as_raw());
-    let Some(text) = run::read_trusted(root, path, own)? else {
-        return Ok(None);
-    };
-    let parsed = from_json(text.as_bytes());
-    parsed.map(Some).map_err(|error| error.to_string())
+    run::read_own_json(root, path, MAX_SIZE)
 }
 
 pub(super) fn keep(path: &Path, kept: &impl Serialize) -> io::Result<()> {

@@ -3,16 +3,15 @@
 //! program.
 
 use std::collections::BTreeSet;
-use std::fs::{File, Metadata, OpenOptions};
+use std::fs::File;
 use std::io::{self, Read as _};
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use memchr::memmem;
 
 use super::libraries;
 use crate::device::version::Version;
-use crate::host::Root;
+use crate::host::{Root, open_file};
 use crate::predict::versions::SPICE_GL_OVER_TCP;
 
 /// The largest file that is read, in bytes. A QEMU with debug symbols has about 100 MiB.
@@ -122,19 +121,11 @@ fn contents(path: &Path) -> io::Result<Vec<u8>> {
 /// Opens a program to read it. Only a regular file is opened: a domain may name any path, and
 /// opening a device may have an effect.
 pub(super) fn open(path: &Path) -> io::Result<File> {
-    let is_program = |metadata: &Metadata| metadata.is_file() && metadata.len() <= MAX_SIZE;
-    let problem = || io::Error::other("is no file that a program could be");
-    if !is_program(&path.metadata()?) {
-        return Err(problem());
+    let metadata = path.metadata()?;
+    if !metadata.is_file() || metadata.len() > MAX_SIZE {
+        return Err(io::Error::other("is no file that a program could be"));
     }
-    let mut options = OpenOptions::new();
-    // O_NONBLOCK: a FIFO in this place must not hold us up.
-    options.read(true).custom_flags(nix::libc::O_NONBLOCK);
-    let file = options.open(path)?;
-    if !is_program(&file.metadata()?) {
-        return Err(problem());
-    }
-    Ok(file)
+    open_file(path)
 }
 
 /// Returns the directories where this QEMU may have its modules: `lib/qemu` below the directory
@@ -143,16 +134,13 @@ pub(super) fn open(path: &Path) -> io::Result<File> {
 pub(super) fn module_directories(root: &Root, emulator: &Path) -> Vec<PathBuf> {
     let named = root.join(emulator);
     let real = named.canonicalize().ok();
-    let mut found = BTreeSet::new();
-    let programs: BTreeSet<PathBuf> = [Some(named), real].into_iter().flatten().collect();
-    for program in programs {
-        let Some(prefix) = program.parent().and_then(Path::parent) else {
-            continue;
-        };
-        for lib in libraries(prefix) {
-            let directories = ["qemu", "qemu-kvm"].map(|name| lib.join(name));
-            found.extend(directories.into_iter().filter(|path| path.is_dir()));
-        }
-    }
+    let programs = [Some(named), real].into_iter().flatten();
+    let libraries = programs
+        .filter_map(|program| Some(libraries(program.parent()?.parent()?)))
+        .flatten();
+    let found: BTreeSet<PathBuf> = libraries
+        .flat_map(|library| ["qemu", "qemu-kvm"].map(|name| library.join(name)))
+        .filter(|path| path.is_dir())
+        .collect();
     found.into_iter().collect()
 }

@@ -64,14 +64,10 @@ fn dri(root: &Root) -> Option<BTreeSet<String>> {
         return None;
     }
     let unheard = &mut Vec::new();
-    let by_path = read_names(&directory.join("by-path"), unheard).into_iter();
-    let by_path: Vec<String> = by_path.map(|name| format!("by-path/{name}")).collect();
-    Some(
-        read_names(&directory, unheard)
-            .into_iter()
-            .chain(by_path)
-            .collect(),
-    )
+    let mut names = BTreeSet::from_iter(read_names(&directory, unheard));
+    let by_path = read_names(&directory.join("by-path"), unheard);
+    names.extend(by_path.iter().map(|name| format!("by-path/{name}")));
+    Some(names)
 }
 
 /// Returns the numbers of the X servers, by their sockets. Returns `None` if there is no directory
@@ -81,12 +77,9 @@ fn x_servers(root: &Root) -> Option<BTreeSet<u32>> {
     if !directory.is_dir() {
         return None;
     }
-    let names = read_names(&directory, &mut Vec::new()).into_iter();
-    Some(
-        names
-            .filter_map(|name| name.strip_prefix('X')?.parse().ok())
-            .collect(),
-    )
+    let names = read_names(&directory, &mut Vec::new());
+    let number = |name: &String| name.strip_prefix('X')?.parse().ok();
+    Some(names.iter().filter_map(number).collect())
 }
 
 fn first_port(root: &Root, conf: &str) -> Option<u16> {
@@ -95,11 +88,8 @@ fn first_port(root: &Root, conf: &str) -> Option<u16> {
         return None;
     }
     let path = root.join("proc/sys/net/ipv4/ip_unprivileged_port_start");
-    let text = read_text(&path, &mut Vec::new());
-    Some(
-        text.and_then(|text| text.trim().parse().ok())
-            .unwrap_or(1024),
-    )
+    let first = read_text(&path, &mut Vec::new()).and_then(|text| text.parse().ok());
+    Some(first.unwrap_or(1024))
 }
 
 /// Returns the version of the installed libvirt. `libvirt.so.0.11003.0` is 11.3.0 (libvirt
@@ -131,10 +121,9 @@ pub(super) fn has_rdp(root: &Root) -> bool {
 
 fn version_of_library(name: &str) -> Option<Version> {
     let (major_minor, micro) = name.strip_prefix("libvirt.so.0.")?.split_once('.')?;
-    let (major_minor, micro): (u32, u32) = (major_minor.parse().ok()?, micro.parse().ok()?);
-    Some(Version::from_libvirt(
-        major_minor.checked_mul(1000)?.checked_add(micro)?,
-    ))
+    let major_minor = major_minor.parse::<u32>().ok()?.checked_mul(1000)?;
+    let number = major_minor.checked_add(micro.parse().ok()?)?;
+    Some(Version::from_libvirt(number))
 }
 
 /// Adds the settings of `qemu.conf` about listening, or libvirt's defaults for them. Adds nothing
@@ -214,9 +203,8 @@ fn conf(root: &Root, warnings: &mut Vec<Warning>) -> Option<String> {
     let path = root.join("etc/libvirt/qemu.conf");
     let forbidden = |error: io::Error| error.kind() == io::ErrorKind::PermissionDenied;
     if File::open(&path).is_err_and(forbidden) {
-        return None;
-    }
-    if exists(&path) {
+        None
+    } else if exists(&path) {
         read_text(&path, warnings)
     } else {
         Some(String::new())

@@ -28,8 +28,7 @@ use std::path::{Path, PathBuf};
 use crate::device::record::FORMAT;
 use crate::host::{Root, Warning};
 use crate::predict::abilities::{Abilities, Guests};
-use cache::{Kept, Key, keep, kept_path, only_qemus, read, to_text};
-use capabilities::Capabilities;
+use cache::{Kept, Key, keep, kept_path, read, to_text};
 use files::Told;
 use libvirt::{Installed, installed, installed_path, listens, render_nodes};
 
@@ -134,7 +133,12 @@ pub fn record(root: &Root, emulator: &Path, abilities: &Abilities) -> io::Result
         format: FORMAT,
         emulator: emulator.to_owned(),
         key: None,
-        abilities: only_qemus(abilities),
+        abilities: Abilities {
+            qemu: abilities.qemu.clone(),
+            frontends: abilities.frontends.clone(),
+            spice_gl_over_tcp: abilities.spice_gl_over_tcp,
+            ..Abilities::default()
+        },
     };
     if kept.abilities != Abilities::default() {
         write(kept_path(root, emulator), to_text(&kept)?)?;
@@ -147,27 +151,25 @@ pub fn record(root: &Root, emulator: &Path, abilities: &Abilities) -> io::Result
         };
         write(installed_path(root), to_text(&installed)?)?;
     }
-    let mut settings = String::new();
-    for (key, address) in [
-        ("spice_listen", &abilities.spice_listen),
-        ("vnc_listen", &abilities.vnc_listen),
-    ] {
-        if let Some(address) = address {
-            settings += &format!("{key} = \"{}\"\n", masked(address));
-        }
-    }
-    for (key, socket) in [
-        ("spice_auto_unix_socket", abilities.spice_auto_unix_socket),
-        ("vnc_auto_unix_socket", abilities.vnc_auto_unix_socket),
-        ("spice_tls", abilities.spice_tls),
-    ] {
-        if let Some(socket) = socket {
-            settings += &format!("{key} = {}\n", u8::from(socket));
-        }
-    }
-    if abilities.own_dev == Some(false) {
-        settings.push_str("namespaces = [ ]\n");
-    }
+    let address = |set: &Option<String>| Some(format!("\"{}\"", masked(set.as_deref()?)));
+    let switch = |set: Option<bool>| set.map(|set| u8::from(set).to_string());
+    let has_none = abilities.own_dev == Some(false);
+    let settings = [
+        ("spice_listen", address(&abilities.spice_listen)),
+        ("vnc_listen", address(&abilities.vnc_listen)),
+        (
+            "spice_auto_unix_socket",
+            switch(abilities.spice_auto_unix_socket),
+        ),
+        (
+            "vnc_auto_unix_socket",
+            switch(abilities.vnc_auto_unix_socket),
+        ),
+        ("spice_tls", switch(abilities.spice_tls)),
+        ("namespaces", has_none.then(|| "[ ]".to_owned())),
+    ];
+    let line = |(key, value): (&str, Option<String>)| Some(format!("{key} = {}\n", value?));
+    let settings: String = settings.into_iter().filter_map(line).collect();
     if !settings.is_empty() {
         write(root.join("etc/libvirt/qemu.conf"), settings)?;
     }
@@ -208,8 +210,8 @@ fn of_qemu(
         key => key,
     };
     if let Some(kept) = kept
-        && kept.key.is_some()
-        && kept.key.as_ref() == key.as_ref().ok()
+        && let Ok(key) = &key
+        && kept.key.as_ref() == Some(key)
     {
         return kept.abilities;
     }
@@ -220,25 +222,17 @@ fn of_qemu(
         let problem = format!("{problem}: what this QEMU can do is not known");
         warnings.push(Warning::new(root.join(emulator), problem));
     };
-    let key = match key {
-        Ok(key) => key,
-        Err(error) => {
-            unknown(&error.to_string());
-            return Abilities::default();
-        }
+    let Ok(key) = key.inspect_err(|error| unknown(&error.to_string())) else {
+        return Abilities::default();
     };
-    let told = files::read(root, emulator).unwrap_or_else(|error| {
-        unknown(&error.to_string());
-        Told::default()
-    });
+    let told = files::read(root, emulator).inspect_err(|error| unknown(&error.to_string()));
+    let told = told.unwrap_or_default();
     let graphics = ask(emulator).and_then(|xml| {
-        let of = |xml: String| Capabilities::parse(&xml)?.of(root, emulator);
+        let of = |xml: String| capabilities::graphics(&xml, root, emulator);
         xml.map(of).transpose()
     });
-    let graphics = graphics.unwrap_or_else(|problem| {
-        unknown(problem.trim_end());
-        None
-    });
+    let graphics = graphics.inspect_err(|problem| unknown(problem.trim_end()));
+    let graphics = graphics.unwrap_or_default();
     let is_whole = told.version.is_some() && graphics.is_some();
     let abilities = together(told, graphics);
     if is_whole {

@@ -71,9 +71,8 @@ impl<'r> Build<'r> {
 
     /// Returns the outcome of an earlier trial of this shape with the same build and libvirt.
     pub(crate) fn result(&self, shape: &str, warnings: &mut Vec<Warning>) -> Option<Trial> {
-        let mut trials = self.read(warnings);
-        let at = trials.iter().position(|trial| trial.shape == shape)?;
-        Some(trials.swap_remove(at))
+        let mut trials = self.read(warnings).into_iter();
+        trials.find(|trial| trial.shape == shape)
     }
 
     /// Keeps an outcome, and drops any earlier outcome of this shape. `message` is from the program

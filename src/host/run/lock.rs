@@ -35,8 +35,7 @@ impl Lock {
     /// Any error of the file system.
     pub fn of_device(root: &Root, id: DeviceId) -> io::Result<Self> {
         directory(root, "lock", 0o700)?;
-        let lock = Self::wait(&lock_path(root, id), true, None)?;
-        Ok(lock.expect("it is made if it isn't there"))
+        Self::of_file(&lock_path(root, id), None)
     }
 
     /// Takes the daemon's lock, which only one process on a host can have. If another process has
@@ -59,14 +58,14 @@ impl Lock {
         }
     }
 
-    /// Takes the lock of a file, and waits for it at most until `limit`. Makes the file if it does
-    /// not exist.
+    /// Takes the lock of a file, and waits for it, at most until `limit` if there is one. Makes the
+    /// file if it does not exist.
     ///
     /// # Errors
     /// Any error of the file system; [`io::ErrorKind::TimedOut`] if somebody holds the lock until
     /// `limit`.
-    pub(crate) fn of_file(path: &Path, limit: Instant) -> io::Result<Self> {
-        let lock = Self::wait(path, true, Some(limit))?;
+    pub(crate) fn of_file(path: &Path, limit: impl Into<Option<Instant>>) -> io::Result<Self> {
+        let lock = Self::wait(path, true, limit.into())?;
         Ok(lock.expect("it is made if it isn't there"))
     }
 
@@ -112,13 +111,17 @@ impl Lock {
 
 fn is_still(file: &File, path: &Path) -> bool {
     let identity = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
-    let (open, named) = (file.metadata(), fs::symlink_metadata(path));
-    matches!((open, named), (Ok(open), Ok(named)) if identity(open.clone()) == identity(named.clone()))
+    let open = file.metadata().map(identity);
+    open.is_ok_and(|open| {
+        fs::symlink_metadata(path)
+            .map(identity)
+            .is_ok_and(|named| named == open)
+    })
 }
 
-pub(in crate::host) fn one_writer(root: &Root) -> io::Result<Option<Lock>> {
+pub(super) fn one_writer(root: &Root) -> io::Result<Lock> {
     let path = directory(root, "lock", 0o700)?.join("records");
-    Lock::wait(&path, true, Some(Instant::now() + WRITER_PATIENCE))
+    Lock::of_file(&path, Instant::now() + WRITER_PATIENCE)
 }
 
 /// Waits until no process of ours holds the device's lock, at most until `limit`. Returns `true` if
@@ -151,9 +154,9 @@ pub fn wait_until_tried(root: &Root, id: DeviceId, limit: Instant) -> io::Result
 /// own lock, because the start of the trial's QEMU may wait for that one. The holder removes the
 /// file at the end.
 pub fn trying_path(root: &Root, id: DeviceId) -> PathBuf {
-    root.join(BASE).join("lock").join(format!("{id}.verify"))
+    root.join(format!("{BASE}/lock/{id}.verify"))
 }
 
 pub(super) fn lock_path(root: &Root, id: DeviceId) -> PathBuf {
-    root.join(BASE).join("lock").join(id.to_string())
+    root.join(format!("{BASE}/lock/{id}"))
 }

@@ -7,35 +7,35 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use nix::libc;
+use nix::unistd::geteuid;
+use serde::de::DeserializeOwned;
 
 use super::BASE;
 use super::lock::{Lock, WRITER_PATIENCE};
-use crate::device::record::MAX_SIZE;
+use crate::device::record::from_json;
 use crate::host::{Last, Root, is_absent, saw};
 
 /// Makes a directory below `/run/gfxplane`, or checks that the existing one can be trusted.
 pub(in crate::host) fn directory(root: &Root, name: &str, mode: u32) -> io::Result<PathBuf> {
     let base = root.join(BASE);
-    make_or_trust(root, &base, 0o755)?;
+    make_or_trust(root, &base, 0o755, None)?;
     let path = base.join(name);
-    make_or_trust(root, &path, mode)?;
+    make_or_trust(root, &path, mode, None)?;
     Ok(path)
 }
 
 /// Makes one directory, or checks that the existing one can be trusted. Takes away permissions
 /// beyond `mode` from it: anybody who can open a lock's file can hold the lock.
-pub(super) fn make_or_trust(root: &Root, path: &Path, mode: u32) -> io::Result<()> {
-    match DirBuilder::new().mode(mode).recursive(false).create(path) {
+pub(in crate::host) fn make_or_trust(
+    root: &Root,
+    path: &Path,
+    mode: u32,
+    also: Option<u32>,
+) -> io::Result<()> {
+    match DirBuilder::new().mode(mode).create(path) {
         Ok(()) => fs::set_permissions(path, Permissions::from_mode(mode)),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-            let metadata = fs::symlink_metadata(path)?;
-            // A link has all bits of a mode, so check first whether this is a directory.
-            let problem = (!metadata.is_dir()).then_some("is no directory");
-            if let Some(problem) = problem.or(untrusted(root, &metadata, None, 0)) {
-                let problem = format!("{} {problem}: remove it", path.display());
-                return Err(io::Error::new(io::ErrorKind::InvalidData, problem));
-            }
-            if metadata.mode() & 0o777 & !mode != 0 {
+            if trusted(root, path, also)?.mode() & 0o777 & !mode != 0 {
                 fs::set_permissions(path, Permissions::from_mode(mode))?;
             }
             Ok(())
@@ -44,43 +44,73 @@ pub(super) fn make_or_trust(root: &Root, path: &Path, mode: u32) -> io::Result<(
     }
 }
 
-/// Returns the reason why a file or directory can't be trusted; `None` if it can, as on any
-/// recorded host. `also` is a user who is trusted like root. Write permission for others is
-/// accepted if the mode has one of the bits `spared`.
+/// Checks that a path is a directory into which only root, or the user `also`, can have written.
+pub(in crate::host) fn trusted(
+    root: &Root,
+    path: &Path,
+    also: Option<u32>,
+) -> io::Result<fs::Metadata> {
+    let metadata = fs::symlink_metadata(path)?;
+    // A link has all bits of a mode, so its kind is checked first.
+    let problem = (!metadata.is_dir()).then_some("is no directory");
+    match problem.or(untrusted(root, &metadata, also)) {
+        Some(problem) => Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            format!("{} {problem}: remove it", path.display()),
+        )),
+        None => Ok(metadata),
+    }
+}
+
+/// Returns why a file or directory can't be believed. `also` is a user who is trusted like root.
 pub(in crate::host) fn untrusted(
     root: &Root,
     metadata: &fs::Metadata,
     also: Option<u32>,
-    spared: u32,
 ) -> Option<&'static str> {
     if root.is_recorded() {
         None
     } else if metadata.uid() != 0 && Some(metadata.uid()) != also {
         Some("is not root's")
-    } else if metadata.mode() & 0o022 != 0 && metadata.mode() & spared == 0 {
+    } else if metadata.mode() & 0o022 != 0 {
         Some("can be written by others")
     } else {
         None
     }
 }
 
-/// Returns the text of a file that only root, or the user `also`, can have written; `None` if there
-/// is no such file. The error is the reason why the file can't be read or trusted.
+/// Returns the text of a file that only root can have written, if it has at most `limit` bytes;
+/// `None` if there is no such file.
 pub(in crate::host) fn read_trusted(
     root: &Root,
     path: &Path,
-    also: Option<u32>,
+    limit: usize,
 ) -> Result<Option<String>, String> {
-    let bytes = read_trusted_bytes(root, path, also, MAX_SIZE)?;
-    bytes
-        .map(String::from_utf8)
-        .transpose()
-        .map_err(|_| "it is not UTF-8".into())
+    let bytes = read_trusted_bytes(root, path, None, limit)?;
+    let text = bytes.map(String::from_utf8).transpose();
+    text.map_err(|_| "it is not UTF-8".into())
+}
+
+/// Returns what is in a file of JSON that only root or our own user can have written, if it has at
+/// most `limit` bytes; `None` if there is no such file.
+pub(in crate::host) fn read_own_json<T: DeserializeOwned>(
+    root: &Root,
+    path: &Path,
+    limit: usize,
+) -> Result<Option<T>, String> {
+    let bytes = read_trusted_bytes(root, path, ourselves(), limit)?;
+    let parsed = bytes.map(|bytes| from_json(&bytes)).transpose();
+    parsed.map_err(|error| error.to_string())
+}
+
+/// Returns the user whose process this is.
+pub(in crate::host) fn ourselves() -> Option<u32> {
+    Some(geteuid().as_raw())
 }
 
 /// Returns a file's bytes under the conditions of [`read_trusted`]. More than `limit` bytes are an
 /// error.
-pub(crate) fn read_trusted_bytes(
+pub(in crate::host) fn read_trusted_bytes(
     root: &Root,
     path: &Path,
     also: Option<u32>,
@@ -89,6 +119,7 @@ pub(crate) fn read_trusted_bytes(
     let Some(file) = open_trusted(root, path, also)? else {
         return Ok(None);
     };
+    saw(path, Last::Link);
     let mut bytes = Vec::with_capacity(4096);
     file.take(limit as u64 + 1)
         .read_to_end(&mut bytes)
@@ -99,8 +130,12 @@ pub(crate) fn read_trusted_bytes(
     Ok(Some(bytes))
 }
 
-/// Opens a file under the conditions of [`read_trusted`].
-fn open_trusted(root: &Root, path: &Path, also: Option<u32>) -> Result<Option<File>, String> {
+/// Opens a file that only root, or the user `also`, can have written; `None` if there is none.
+pub(in crate::host) fn open_trusted(
+    root: &Root,
+    path: &Path,
+    also: Option<u32>,
+) -> Result<Option<File>, String> {
     let mut options = OpenOptions::new();
     // O_NONBLOCK: a FIFO in this place must not hold us up.
     options
@@ -117,11 +152,10 @@ fn open_trusted(root: &Root, path: &Path, also: Option<u32>) -> Result<Option<Fi
     if !metadata.is_file() {
         return Err("it is no regular file".into());
     }
-    if let Some(problem) = untrusted(root, &metadata, also, 0) {
-        return Err(format!("it {problem}"));
+    match untrusted(root, &metadata, also) {
+        Some(problem) => Err(format!("it {problem}")),
+        None => Ok(Some(file)),
     }
-    saw(path, Last::Link);
-    Ok(Some(file))
 }
 
 /// Replaces a file as a whole, so that a reader sees the old one or the new one. Everybody may read

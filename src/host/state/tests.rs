@@ -111,7 +111,7 @@ fn hands_stay_off_what_was_undefined() {
     state.undefined(UUID).unwrap();
     state.undefined(UUID).unwrap();
     assert!(hands_off(UUID) && host.stack().0.is_empty());
-    // As many as this are kept, and no more.
+    // The store keeps so many undefined domains, and no more.
     let other = |number: usize| Uuid::from_u128(number as u128);
     for number in 0..MAX_GONE {
         state.set_hands_off(other(number), "guest", true).unwrap();

@@ -47,7 +47,7 @@ impl Reader<'_> {
     /// Reads a graphics card by its name in sysfs; `None` if the PCI device is no graphics card.
     pub(super) fn gpu(&mut self, name: &str) -> Option<Gpu> {
         let link = self.root.join("sys/bus/pci/devices").join(name);
-        // This gives no warnings, because the device may be of any class.
+        // Devices of other classes get no warning: they are not ours.
         let class = read_text(&link.join("class"), &mut Vec::new())?;
         let class = u32::from_str_radix(class.strip_prefix("0x")?, 16).ok()?;
         if GpuPart::of(class, exists(&link.join("physfn"))) != Some(GpuPart::Whole) {
@@ -58,14 +58,11 @@ impl Reader<'_> {
         };
         let path = self.resolve(&link)?;
         let pci = self.pci(&path, address)?;
-        let functions = pci.virtfns.clone();
+        let functions = pci.virtfns.iter();
         Some(Gpu {
             driver: self.link_name(&path.join("driver")),
             render_node: self.render_node(&path),
-            functions: functions
-                .into_iter()
-                .map(|address| self.function(address))
-                .collect(),
+            functions: functions.map(|address| self.function(*address)).collect(),
             pci,
         })
     }
@@ -79,10 +76,7 @@ impl Reader<'_> {
             address,
             driver: self.link_name(&path.join("driver")),
             vgpu_type: self.decimal(&path.join("nvidia/current_vgpu_type")),
-            creatable: creatable
-                .as_deref()
-                .map(creatable_types)
-                .unwrap_or_default(),
+            creatable: creatable_types(&creatable.unwrap_or_default()),
         }
     }
 

@@ -54,10 +54,7 @@ impl Reader<'_> {
         };
         let path = self.resolve(&link)?;
         let type_id = self.link_name(&path.join("mdev_type"));
-        let parent = path
-            .parent()
-            .map(Path::to_owned)
-            .and_then(|path| self.parent(&path).cloned());
+        let parent = path.parent().and_then(|path| self.parent(path).cloned());
         let of_type = parent.as_ref().zip(type_id.as_ref());
         let of_type = of_type.and_then(|(parent, id)| {
             if self.only {

@@ -32,10 +32,7 @@ impl Reader<'_> {
         let link = self.root.join("sys/bus/pci/devices").join(name);
         let has = |below: &str| exists(&link.join(below));
         let driver = read_link(&link.join("driver")).ok();
-        let driver = driver
-            .as_deref()
-            .and_then(Path::file_name)
-            .and_then(|name| name.to_str());
+        let driver = driver.as_deref().and_then(Path::to_str);
         let by_name = driver.is_some_and(|d| d.ends_with("vfio-pci") || d.ends_with("vfio_pci"));
         if !by_name && !has("vfio-dev") && !has("nvidia/current_vgpu_type") {
             if !exists(&link) {
@@ -92,12 +89,10 @@ impl Reader<'_> {
                 .join(format!("sys/kernel/iommu_groups/{group}/devices"));
             let mut members = Vec::new();
             for name in read_names(&directory, &mut self.warnings) {
+                let problem = "has a name that is no PCI address: ignored";
                 match name.parse() {
                     Ok(address) => members.push(address),
-                    Err(_) => self.warn(
-                        &directory.join(name),
-                        "has a name that is no PCI address: ignored",
-                    ),
+                    Err(_) => self.warn(&directory.join(name), problem),
                 }
             }
             (group, members)
