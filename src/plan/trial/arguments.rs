@@ -6,6 +6,7 @@ use crate::domain::Domain;
 use crate::plan::trial::LeftOut;
 use crate::predict::arguments::{Device, OPTIONS, SWITCHES};
 use crate::predict::arguments::{is_emulated, is_screen};
+use crate::predict::words::is_in;
 
 /// Kinds of `-display` that open nothing to others and leave stdin alone.
 const DISPLAYS: [&str; 5] = ["dbus", "egl-headless", "gtk", "none", "sdl"];
@@ -81,7 +82,7 @@ pub(super) fn arguments(
 /// Returns the entry for an option that is left out. The entry has only the name of an option of
 /// QEMU's, because any other word may be a secret.
 fn dropped(option: &str, matters: bool) -> LeftOut {
-    let is_qemus = |name: &&str| OPTIONS.contains(name) || SWITCHES.contains(&option);
+    let is_qemus = |name: &&str| is_in(OPTIONS, name) || is_in(SWITCHES, option);
     LeftOut {
         what: match option.strip_prefix('-').filter(is_qemus) {
             Some(_) => format!("QEMU's argument {option}"),

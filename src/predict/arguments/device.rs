@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::Setting;
 use super::syntax::{json_pairs, pairs};
 use crate::device::id::DeviceId;
+use crate::predict::words::is_in;
 
 /// A `-device`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -86,7 +87,7 @@ impl Device {
         let driver = self.driver.as_str();
         let is_pci = driver.ends_with("-pci")
             || driver.contains("-pci-")
-            || ON_PCI.contains(&driver)
+            || is_in(ON_PCI, driver)
             || is_emulated(driver) && driver != "ramfb" && !driver.starts_with("isa-");
         let bus = self.properties.get("bus").map(String::as_str);
         let is_first = matches!(bus, None | Some("pci.0" | "pcie.0"));
@@ -107,72 +108,14 @@ impl Device {
 
 /// Drivers of PCI devices whose names don't show that, aliases included (`qemu-system-x86_64
 /// -device help` of 11.1.3). Without bridges and screens.
-const ON_PCI: [&str; 64] = [
-    "AC97",
-    "ES1370",
-    "ac97",
-    "acpi-erst",
-    "ahci",
-    "am53c974",
-    "ctucan_pci",
-    "cxl-type3",
-    "dc390",
-    "e1000",
-    "e1000-82540em",
-    "e1000-82544gc",
-    "e1000-82545em",
-    "e1000e",
-    "edu",
-    "es1370",
-    "i6300esb",
-    "i82550",
-    "i82551",
-    "i82557b",
-    "i82559er",
-    "i82801",
-    "ich9-ahci",
-    "ich9-intel-hda",
-    "ich9-usb-ehci1",
-    "ich9-usb-ehci2",
-    "ich9-usb-uhci1",
-    "ich9-usb-uhci2",
-    "ich9-usb-uhci3",
-    "igb",
-    "intel-hda",
-    "ivshmem-doorbell",
-    "ivshmem-plain",
-    "lsi",
-    "lsi53c810",
-    "lsi53c895a",
-    "megasas",
-    "megasas-gen2",
-    "mptsas1068",
-    "ne2k_pci",
-    "nec-usb-xhci",
-    "nvme",
-    "pci-ohci",
-    "pci-serial",
-    "pci-testdev",
-    "pcnet",
-    "piix3-usb-uhci",
-    "piix4-usb-uhci",
-    "pvscsi",
-    "qemu-xhci",
-    "rocker",
-    "rtl8139",
-    "tulip",
-    "ufs",
-    "usb-ehci",
-    "virtio-9p",
-    "virtio-balloon",
-    "virtio-blk",
-    "virtio-net",
-    "virtio-rng",
-    "virtio-scsi",
-    "virtio-serial",
-    "virtio-sound",
-    "vmxnet3",
-];
+const ON_PCI: &str = "\
+    AC97 ES1370 ac97 acpi-erst ahci am53c974 ctucan_pci cxl-type3 dc390 e1000 e1000-82540em \
+    e1000-82544gc e1000-82545em e1000e edu es1370 i6300esb i82550 i82551 i82557b i82559er i82801 \
+    ich9-ahci ich9-intel-hda ich9-usb-ehci1 ich9-usb-ehci2 ich9-usb-uhci1 ich9-usb-uhci2 \
+    ich9-usb-uhci3 igb intel-hda ivshmem-doorbell ivshmem-plain lsi lsi53c810 lsi53c895a megasas \
+    megasas-gen2 mptsas1068 ne2k_pci nec-usb-xhci nvme pci-ohci pci-serial pci-testdev pcnet \
+    piix3-usb-uhci piix4-usb-uhci pvscsi qemu-xhci rocker rtl8139 tulip ufs usb-ehci virtio-9p \
+    virtio-balloon virtio-blk virtio-net virtio-rng virtio-scsi virtio-serial virtio-sound vmxnet3";
 
 /// The beginnings of the names of those of QEMU's devices that make a screen by themselves.
 const EMULATED: [&str; 12] = [
