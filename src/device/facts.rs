@@ -1,7 +1,6 @@
 //! The facts of a device as plain data, in the words of vfio.h: its abilities and its needs.
 
 use std::fmt;
-use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
@@ -201,16 +200,6 @@ impl DisplayInterface {
 
 display_as_serde!(DisplayInterface);
 
-impl FromStr for DisplayInterface {
-    type Err = String;
-
-    fn from_str(word: &str) -> Result<Self, String> {
-        from_word(word).ok_or_else(|| {
-            format!("{word:?} is not a display interface: expected dmabuf or region")
-        })
-    }
-}
-
 /// The display of a device.
 ///
 /// In JSON: `"display": ["dmabuf"]`, `["dmabuf", "region"]`, `["none"]`, or
@@ -230,17 +219,9 @@ impl Display {
 
     /// Makes a display from the answers to the two plane queries.
     pub fn from_answers(dmabuf: bool, region: bool) -> Self {
-        let offered = [
-            (DisplayInterface::Dmabuf, dmabuf),
-            (DisplayInterface::Region, region),
-        ];
-        Display::Known(
-            offered
-                .into_iter()
-                .filter(|(_, yes)| *yes)
-                .map(|(kind, _)| kind)
-                .collect(),
-        )
+        let dmabuf = dmabuf.then_some(DisplayInterface::Dmabuf);
+        let region = region.then_some(DisplayInterface::Region);
+        Display::Known(dmabuf.into_iter().chain(region).collect())
     }
 
     /// Returns the words for the display, at least one: `dmabuf`, `region`, `none` or `unknown`.
@@ -311,8 +292,7 @@ impl TryFrom<DisplayWords> for Display {
             [] => Err("`display` is empty: expected dmabuf, region, none or unknown".into()),
             _ => {
                 let interface = |word: &&str| {
-                    let interface: Result<DisplayInterface, _> = word.parse();
-                    interface.map_err(|_| {
+                    from_word::<DisplayInterface>(word).ok_or_else(|| {
                         format!(
                             "`display` has {word:?}: expected dmabuf, region or both, or none or unknown alone"
                         )

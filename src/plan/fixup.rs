@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, HashSet};
 use uuid::Uuid;
 
 use crate::device::id::DeviceId;
-use crate::domain::policy::{BadPolicy, Displays, Policy, Wishes};
-use crate::domain::{Domain, NotADomain};
+use crate::domain::Domain;
+use crate::domain::policy::{Displays, Policy, Wishes};
 use crate::plan::edits::{How, edits};
 use crate::plan::{Level, Note, Plan, Topic, plan};
 use crate::predict::abilities::Abilities;
@@ -29,18 +29,12 @@ pub trait Surroundings {
 /// The error for a text that can't be fixed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Unfit {
-    /// The text is not well-formed, or XML that gfxplane refuses.
+    /// The text is not well-formed, no domain, or XML that gfxplane refuses.
     #[error(transparent)]
     Xml(#[from] XmlError),
-    /// The text is not a domain.
-    #[error(transparent)]
-    NotADomain(#[from] NotADomain),
     /// The domain has no type. libvirt says "missing domain type attribute".
     #[error("the domain has no type, so libvirt refuses it; QEMU's is <domain type='kvm'>")]
     NoType,
-    /// The domain's own policy can't be read.
-    #[error(transparent)]
-    Policy(#[from] BadPolicy),
 }
 
 /// A domain and the result of its fix.
@@ -100,12 +94,19 @@ pub(crate) fn in_rounds(
     wishes: &Wishes,
     plan: Planning<'_>,
 ) -> Result<Fixed, Unfit> {
-    let known = Remembering {
-        surroundings,
-        devices: RefCell::default(),
-        abilities: OnceCell::new(),
+    // Nothing is looked up twice.
+    let devices: RefCell<BTreeMap<DeviceId, Known>> = RefCell::default();
+    let known = |id| {
+        let mut devices = devices.borrow_mut();
+        let known = devices.entry(id).or_insert_with(|| surroundings.known(id));
+        known.clone()
     };
-    let once = |text: &str, wishes: &Wishes| once(text, &known, policy, wishes, plan);
+    let abilities = OnceCell::new();
+    let abilities = |domain: &Domain<'_, '_>| {
+        let found = || surroundings.abilities(domain);
+        Abilities::clone(abilities.get_or_init(found))
+    };
+    let once = |text: &str, wishes: &Wishes| once(text, &known, &abilities, policy, wishes, plan);
     let mut fixed = once(text, wishes)?;
     // One change may make another possible. It is made at once, not when somebody runs this again.
     for _ in 0..MOST_ROUNDS {
@@ -150,31 +151,10 @@ pub(crate) fn in_rounds(
 /// The greatest number of rounds, more than any domain needs.
 const MOST_ROUNDS: usize = 4;
 
-/// A [`Surroundings`] that remembers each answer, so that nothing is looked up twice.
-struct Remembering<'s> {
-    surroundings: &'s dyn Surroundings,
-    devices: RefCell<BTreeMap<DeviceId, Known>>,
-    abilities: OnceCell<Abilities>,
-}
-
-impl Surroundings for Remembering<'_> {
-    fn known(&self, device: DeviceId) -> Known {
-        let mut devices = self.devices.borrow_mut();
-        let known = devices
-            .entry(device)
-            .or_insert_with(|| self.surroundings.known(device));
-        known.clone()
-    }
-
-    fn abilities(&self, domain: &Domain<'_, '_>) -> Abilities {
-        let found = || self.surroundings.abilities(domain);
-        self.abilities.get_or_init(found).clone()
-    }
-}
-
 fn once(
     text: &str,
-    surroundings: &dyn Surroundings,
+    known: &dyn Fn(DeviceId) -> Known,
+    abilities: &dyn Fn(&Domain<'_, '_>) -> Abilities,
     policy: &Policy,
     wishes: &Wishes,
     plan: Planning<'_>,
@@ -198,9 +178,8 @@ fn once(
             text: text.into(),
         });
     }
-    let abilities = surroundings.abilities(&domain);
-    let known = |id| surroundings.known(id);
-    let screens = Screens::of(&domain, &known, &abilities);
+    let abilities = abilities(&domain);
+    let screens = Screens::of(&domain, known, &abilities);
     let plan = plan(&domain, &screens, &abilities, &policy);
     let how = How {
         keep_aliases: !screens.live_settings.is_empty(),
