@@ -383,10 +383,8 @@ fn qemu(
     let command_line = in_qemu(domain.element, "commandline");
     for variable in command_line.filter(|e| e.is(Some(QEMU_NAMESPACE), "env")) {
         let value = |name| variable.attribute(name).unwrap_or_default();
-        if ENVIRONMENT
-            .iter()
-            .any(|start| value("name").starts_with(start))
-        {
+        let mut starts = ENVIRONMENT.split(' ');
+        if starts.any(|start| value("name").starts_with(start)) {
             line.empty(
                 "qemu:env",
                 &[("name", &value("name")), ("value", &value("value"))],
@@ -437,20 +435,8 @@ fn qemu(
 }
 
 /// The beginnings of the variables that OpenGL, SDL and their drivers read.
-const ENVIRONMENT: [&str; 12] = [
-    "DISPLAY",
-    "DRI_",
-    "EGL_",
-    "GALLIUM_",
-    "GBM_",
-    "LIBGL_",
-    "MESA_",
-    "SDL_",
-    "VK_",
-    "WAYLAND_DISPLAY",
-    "__EGL_",
-    "__GLX_",
-];
+const ENVIRONMENT: &str = "\
+    DISPLAY DRI_ EGL_ GALLIUM_ GBM_ LIBGL_ MESA_ SDL_ VK_ WAYLAND_DISPLAY __EGL_ __GLX_";
 
 #[cfg(test)]
 pub(super) mod tests;

@@ -118,20 +118,9 @@ const ON_PCI: &str = "\
     virtio-balloon virtio-blk virtio-net virtio-rng virtio-scsi virtio-serial virtio-sound vmxnet3";
 
 /// The beginnings of the names of those of QEMU's devices that make a screen by themselves.
-const EMULATED: [&str; 12] = [
-    "VGA",
-    "secondary-vga",
-    "ati-vga",
-    "isa-vga",
-    "isa-cirrus-vga",
-    "bochs-display",
-    "cirrus-vga",
-    "qxl",
-    "ramfb",
-    "virtio-gpu",
-    "virtio-vga",
-    "vmware-svga",
-];
+const EMULATED: &str = "\
+    VGA secondary-vga ati-vga isa-vga isa-cirrus-vga bochs-display cirrus-vga qxl ramfb virtio-gpu \
+    virtio-vga vmware-svga";
 
 /// The devices whose screens need something outside of QEMU: a device of the host's, or a process
 /// that draws.
@@ -140,7 +129,7 @@ const SERVED: [&str; 3] = ["vfio-pci", "vhost-user-gpu", "vhost-user-vga"];
 /// Returns whether a device of QEMU's, by the name of its driver, makes a screen without anything
 /// outside of QEMU.
 pub(crate) fn is_emulated(driver: &str) -> bool {
-    EMULATED.iter().any(|screen| driver.starts_with(screen))
+    EMULATED.split(' ').any(|screen| driver.starts_with(screen))
 }
 
 /// Returns whether a device of QEMU's, by the name of its driver, makes a screen.

@@ -6,14 +6,6 @@ use crate::predict::abilities::{DBUS_DAEMON_DIED, RenderNodes};
 use crate::predict::screens::{Frontend, Screens};
 use crate::predict::versions::{DBUS, RDP};
 
-/// Returns the type of these graphics if it is one of `kinds` and one of their `<listen>` elements
-/// is of the type `what`.
-fn listen_of(frontend: &Frontend, kinds: &[GraphicsType], what: &str) -> Option<String> {
-    let listens = &frontend.settings.listens;
-    let has_one = listens.iter().any(|(kind, _)| kind == what);
-    (has_one && kinds.contains(&frontend.kind)).then(|| frontend.kind.to_string())
-}
-
 const SEVERAL_LISTENS: Check<Frontend> = |_, frontend| {
     let kinds = [GraphicsType::Vnc, GraphicsType::Spice];
     if_so(kinds.contains(&frontend.kind) && frontend.settings.listens.len() > 1)
@@ -28,7 +20,7 @@ const RDP_WITHOUT_A_BUS: Check<Frontend> =
 /// The checks of each graphics (src/conf/domain_validate.c, `virDomainGraphicsDefValidate`;
 /// src/qemu/qemu_validate.c, `qemuValidateDomainDeviceDefGraphics`). libvirt 12.8 has the words of
 /// the last three in qemu_validate.c; it is not known since when.
-pub(super) const GRAPHICS: [OfGraphics; 16] = [
+pub(super) const GRAPHICS: [OfGraphics; 15] = [
     OfGraphics::define(
         "'network' attribute is required for listen type 'network'",
         |_, frontend| {
@@ -37,12 +29,13 @@ pub(super) const GRAPHICS: [OfGraphics; 16] = [
         },
     ),
     OfGraphics::define(
-        "listen type 'socket' is not available for graphics type '{}'",
-        |_, frontend| listen_of(frontend, &[GraphicsType::Rdp], "socket"),
-    ),
-    OfGraphics::define(
-        "listen type 'none' is not available for graphics type '{}'",
-        |_, frontend| listen_of(frontend, &[GraphicsType::Rdp], "none"),
+        "listen type '{}' is not available for graphics type 'rdp'",
+        |_, frontend| {
+            let listens = &frontend.settings.listens;
+            let has = |kind: &&str| listens.iter().any(|(other, _)| other == kind);
+            let found = ["socket", "none"].into_iter().find(has)?;
+            (frontend.kind == GraphicsType::Rdp).then(|| found.to_owned())
+        },
     ),
     OfGraphics::define(
         "D-Bus p2p with an address is not supported",
@@ -177,31 +170,16 @@ pub(super) const PROFILE: [OfGraphics; 1] =
         let is_its = is_alone && frontend.kind == GraphicsType::Sdl;
         let refused = match frontend.settings.xauth.as_deref() {
             None => true,
-            Some(path) => RESTRICTED.iter().any(|start| path.starts_with(start)),
+            Some(path) => RESTRICTED.split(' ').any(|start| path.starts_with(start)),
         };
         if_so(is_its && refused && world.abilities.guests.apparmor == Some(true))
     })
     .repairable()];
 
 /// The beginnings of paths that the helper keeps from guests.
-const RESTRICTED: [&str; 16] = [
-    "/bin/",
-    "/etc/",
-    "/lib",
-    "/lost+found/",
-    "/proc/",
-    "/sbin/",
-    "/selinux/",
-    "/sys/",
-    "/usr/bin/",
-    "/usr/lib",
-    "/usr/sbin/",
-    "/usr/share/",
-    "/usr/local/bin/",
-    "/usr/local/etc/",
-    "/usr/local/lib",
-    "/usr/local/sbin/",
-];
+const RESTRICTED: &str = "\
+    /bin/ /etc/ /lib /lost+found/ /proc/ /sbin/ /selinux/ /sys/ /usr/bin/ /usr/lib /usr/sbin/ \
+    /usr/share/ /usr/local/bin/ /usr/local/etc/ /usr/local/lib /usr/local/sbin/";
 
 /// The checks of each graphics while libvirt sets it up (`qemuProcessGraphicsSetupRenderNode`).
 pub(super) const RENDER_NODE: [OfGraphics; 1] = [OfGraphics::start("{}", |world, frontend| {
