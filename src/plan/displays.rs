@@ -19,27 +19,22 @@ impl Planner<'_, '_, '_> {
             if !vgpu.is_pci {
                 continue;
             }
-            if vgpu.display {
-                let display = &vgpu.known.finding.facts.display;
-                match (display, self.policy.unknown) {
-                    (Display::Known(interfaces), _) if interfaces.is_empty() => {
-                        let reason = format!(
-                            "{} has no display{}: QEMU would refuse it with \"{}\"",
-                            vgpu.id,
-                            how_known(vgpu),
-                            words::NO_DISPLAY
-                        );
-                        self.set_display(place, false, reason);
-                    }
-                    (Display::Unknown(why), Unknown::Off) => {
-                        let reason = format!(
-                            "the display of {} is not known ({why}), and the policy says to switch such displays off",
-                            vgpu.id
-                        );
-                        self.set_display(place, false, reason);
-                    }
-                    _ => {}
-                }
+            let reason = match (&vgpu.known.finding.facts.display, self.policy.unknown) {
+                _ if !vgpu.display => None,
+                (Display::Known(interfaces), _) if interfaces.is_empty() => Some(format!(
+                    "{} has no display{}: QEMU would refuse it with \"{}\"",
+                    vgpu.id,
+                    how_known(vgpu),
+                    words::NO_DISPLAY
+                )),
+                (Display::Unknown(why), Unknown::Off) => Some(format!(
+                    "the display of {} is not known ({why}), and the policy says to switch such displays off",
+                    vgpu.id
+                )),
+                _ => None,
+            };
+            if let Some(reason) = reason {
+                self.set_display(place, false, reason);
             }
             self.drop_modes(place);
         }
