@@ -216,12 +216,18 @@ pub struct Finding {
 }
 
 impl Finding {
+    /// Returns the source of the facts if it is no measurement of the device.
+    pub(crate) fn believed(&self) -> Option<Method> {
+        let method = self.evidence.as_ref()?.method;
+        (!method.is_measured()).then_some(method)
+    }
+
     /// Describes, for people, whether the facts were measured and, if not, their evidence.
     pub(crate) fn how_known(&self) -> String {
-        match &self.evidence {
-            Some(evidence) if evidence.method.is_measured() => "measured".into(),
-            Some(evidence) => format!("known by {}, not measured", evidence.method),
-            None => "not measured".into(),
+        match (self.believed(), &self.evidence) {
+            (Some(method), _) => format!("known by {method}, not measured"),
+            (None, Some(_)) => "measured".into(),
+            (None, None) => "not measured".into(),
         }
     }
 }

@@ -1,11 +1,8 @@
 //! The facts of a device as plain data, in the words of vfio.h: its abilities and its needs.
 
-use std::fmt;
-use std::str::FromStr;
-
 use serde::{Deserialize, Serialize};
 
-use crate::device::id::{display_as_serde, from_word, serialize_as_text};
+use crate::device::id::{display_as_serde, from_word};
 
 /// The beginning of all our attribute names.
 pub const PREFIX: &str = "gfxplane.";
@@ -26,7 +23,8 @@ pub enum DisplayInterface {
 /// The reason why a display is unknown.
 ///
 /// The list may grow: this version reads a word that it does not know as [`Reason::Other`].
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Reason {
     /// Another program has the device open (EBUSY): a fact, not a failure.
     InUse,
@@ -61,114 +59,56 @@ pub enum Reason {
     /// The device exists only as a definition (`mdevctl define`), and nothing is known of its type.
     NotActive,
     /// A word that a newer version wrote.
+    #[serde(untagged)]
     Other(String),
 }
 
-/// Each reason, its word, and what it means.
-const REASONS: [(Reason, &str, &str); 15] = [
-    (Reason::InUse, "in-use", "a program has it open"),
+/// Each reason, and what it means.
+const REASONS: [(Reason, &str); 15] = [
+    (Reason::InUse, "a program has it open"),
     (
         Reason::NeedsVm,
-        "needs-vm",
         "its driver opens it for a virtual machine only",
     ),
-    (
-        Reason::TimedOut,
-        "timed-out",
-        "its driver did not answer in time",
-    ),
-    (
-        Reason::Permission,
-        "permission",
-        "this user may not open it",
-    ),
-    (
-        Reason::NoDriver,
-        "no-driver",
-        "no vfio driver is bound to it",
-    ),
-    (
-        Reason::Untrusted,
-        "untrusted",
-        "its driver says yes to every question",
-    ),
-    (
-        Reason::NotProbed,
-        "not-probed",
-        "nobody has asked the device",
-    ),
-    (
-        Reason::NoVfio,
-        "no-vfio",
-        "the kernel offers no vfio to open it with",
-    ),
+    (Reason::TimedOut, "its driver did not answer in time"),
+    (Reason::Permission, "this user may not open it"),
+    (Reason::NoDriver, "no vfio driver is bound to it"),
+    (Reason::Untrusted, "its driver says yes to every question"),
+    (Reason::NotProbed, "nobody has asked the device"),
+    (Reason::NoVfio, "the kernel offers no vfio to open it with"),
     (
         Reason::NotViable,
-        "not-viable",
         "other devices of its IOMMU group are bound to drivers of the host",
     ),
-    (Reason::OpenFailed, "open-failed", "it could not be opened"),
-    (
-        Reason::UnsafeState,
-        "unsafe-state",
-        "others may write to /run/gfxplane",
-    ),
-    (
-        Reason::QueryFailed,
-        "query-failed",
-        "its driver answered with an error",
-    ),
-    (
-        Reason::Vanished,
-        "vanished",
-        "it disappeared while it was asked",
-    ),
+    (Reason::OpenFailed, "it could not be opened"),
+    (Reason::UnsafeState, "others may write to /run/gfxplane"),
+    (Reason::QueryFailed, "its driver answered with an error"),
+    (Reason::Vanished, "it disappeared while it was asked"),
     (
         Reason::NotAllowed,
-        "not-allowed",
         "it is opened only for somebody who names it",
     ),
-    (Reason::NotActive, "not-active", "it is not started"),
+    (Reason::NotActive, "it is not started"),
 ];
 
 impl Reason {
     /// Returns the meaning of the reason, for people, with its word: `a program has it open
     /// (in-use)`.
     pub fn why(&self) -> String {
-        let mut reasons = REASONS.iter();
-        match reasons.find(|(reason, _, _)| reason == self) {
-            Some((_, word, why)) => format!("{why} ({word})"),
+        match REASONS.iter().find(|(reason, _)| reason == self) {
+            Some((_, why)) => format!("{why} ({self})"),
             None => self.to_string(),
         }
     }
 }
 
-impl fmt::Display for Reason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Reason::Other(word) = self {
-            return f.write_str(word);
-        }
-        let word = REASONS
-            .iter()
-            .find(|(reason, _, _)| reason == self)
-            .map(|(_, word, _)| word);
-        f.write_str(word.expect("every reason has a word"))
-    }
-}
-
 impl From<&str> for Reason {
     fn from(word: &str) -> Self {
-        REASONS
-            .iter()
-            .find(|(_, known, _)| *known == word)
-            .map_or_else(
-                || Reason::Other(word.into()),
-                |(reason, _, _)| reason.clone(),
-            )
+        let mut reasons = REASONS.iter().map(|(reason, _)| reason);
+        let known = reasons.find(|reason| reason.to_string() == word);
+        known.map_or_else(|| Reason::Other(word.into()), Clone::clone)
     }
 }
-
-serialize_as_text!(Reason);
 
 impl<'de> Deserialize<'de> for Reason {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -199,17 +139,7 @@ impl DisplayInterface {
     }
 }
 
-display_as_serde!(DisplayInterface);
-
-impl FromStr for DisplayInterface {
-    type Err = String;
-
-    fn from_str(word: &str) -> Result<Self, String> {
-        from_word(word).ok_or_else(|| {
-            format!("{word:?} is not a display interface: expected dmabuf or region")
-        })
-    }
-}
+display_as_serde!(DisplayInterface, Reason);
 
 /// The display of a device.
 ///
@@ -231,17 +161,9 @@ impl Display {
 
     /// Makes a display from the answers to the two plane queries.
     pub fn from_answers(dmabuf: bool, region: bool) -> Self {
-        let offered = [
-            (DisplayInterface::Dmabuf, dmabuf),
-            (DisplayInterface::Region, region),
-        ];
-        Display::Known(
-            offered
-                .into_iter()
-                .filter(|(_, yes)| *yes)
-                .map(|(kind, _)| kind)
-                .collect(),
-        )
+        let dmabuf = dmabuf.then_some(DisplayInterface::Dmabuf);
+        let region = region.then_some(DisplayInterface::Region);
+        Display::Known(dmabuf.into_iter().chain(region).collect())
     }
 
     /// Returns the words for the display, at least one: `dmabuf`, `region`, `none` or `unknown`.
@@ -312,8 +234,7 @@ impl TryFrom<DisplayWords> for Display {
             [] => Err("`display` is empty: expected dmabuf, region, none or unknown".into()),
             _ => {
                 let interface = |word: &&str| {
-                    let interface: Result<DisplayInterface, _> = word.parse();
-                    interface.map_err(|_| {
+                    from_word::<DisplayInterface>(word).ok_or_else(|| {
                         format!(
                             "`display` has {word:?}: expected dmabuf, region or both, or none or unknown alone"
                         )
@@ -494,8 +415,9 @@ mod tests {
     #[test]
     fn every_reason_is_in_the_documents() {
         let table = include_str!("../../docs/formats.md");
-        for (_, word, _) in REASONS {
-            assert!(table.contains(&format!("\n| `{word}` | ")), "{word}");
+        for (reason, _) in REASONS {
+            let row = format!("\n| `{reason}` | ");
+            assert!(table.contains(&row), "{reason}");
         }
     }
 
@@ -545,9 +467,8 @@ mod tests {
 
     #[test]
     fn every_reason_has_its_word() {
-        for (reason, word, _) in REASONS {
-            assert_eq!(reason.to_string(), word);
-            assert_eq!(Reason::from(word), reason);
+        for (reason, _) in REASONS {
+            assert_eq!(Reason::from(reason.to_string().as_str()), reason);
         }
     }
 }

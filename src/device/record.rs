@@ -11,7 +11,6 @@
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
 use crate::device::evidence::{Evidence, Method, OpenPath, Step};
@@ -113,20 +112,6 @@ pub(crate) fn from_json<T: DeserializeOwned>(text: &[u8]) -> Result<T, NotARecor
     Ok(serde_json::from_slice(text)?)
 }
 
-/// Reads a record of QEMU's statement in its earlier form, whose fields had other places; `None`
-/// for any other text. Such files stay in `/run/gfxplane/qemu` until the next boot.
-fn of_earlier_form(text: &str) -> Option<Record> {
-    let mut fields: Map<String, Value> = serde_json::from_str(text).ok()?;
-    let facts = json!({ "display": fields.remove("display")? });
-    let qemu = json!({
-        "version": fields.remove("qemu"),
-        "learned_from": fields.remove("learned_from"),
-    });
-    fields.insert("facts".into(), facts);
-    fields.insert("qemu".into(), qemu);
-    serde_json::from_value(fields.into()).ok()
-}
-
 impl Record {
     /// Makes the record of the interface that a QEMU used when it opened the device.
     pub(crate) fn of_qemu(
@@ -153,12 +138,7 @@ impl Record {
     /// [`NotARecord`] if the record is damaged, of another format, or has a statement that no QEMU
     /// can make.
     pub fn parse(text: &str) -> Result<Self, NotARecord> {
-        let record: Record = match from_json(text.as_bytes()) {
-            Err(NotARecord::Damaged(error)) => {
-                of_earlier_form(text).ok_or(NotARecord::Damaged(error))
-            }
-            result => result,
-        }?;
+        let record: Record = from_json(text.as_bytes())?;
         if record.qemu.is_some()
             && !matches!(&record.facts.display, Display::Known(taken) if taken.len() <= 1)
         {
@@ -311,21 +291,6 @@ pub(crate) mod tests {
         ] {
             let error = Record::parse(&bad).unwrap_err().to_string();
             assert!(error.starts_with(expected), "{bad}: {error}");
-        }
-    }
-
-    #[test]
-    fn the_earlier_form_of_what_qemu_said() {
-        let text = r#"{"format": 1, "device": "11111111-2222-3333-4444-555555555555", "boot_id": "b",
-            "kernel": "6.12", "driver": "mbochs", "driver_version": null, "type": "mbochs-small",
-            "display": ["dmabuf"], "qemu": "10.0.13"#;
-        let learned = format!("{text}\", \"learned_from\": \"{}\"}}", Uuid::nil());
-        let display = || Display::from_answers(true, false);
-        for (text, expected) in [
-            (format!("{text}\"}}"), said_by_qemu(display(), false)),
-            (learned, said_by_qemu(display(), true)),
-        ] {
-            assert_eq!(Record::parse(&text).unwrap(), expected);
         }
     }
 

@@ -177,44 +177,24 @@ mod tests {
 
     #[test]
     fn mistakes_are_told_in_words_of_toml() {
-        for (text, said) in [
-            ("word = 'x'", "1, column 8: `x`: expected `here` or `there`"),
-            (
-                "word = 'x, expected y'",
-                "1, column 8: `x, expected y`: expected `here` or `there`",
-            ),
-            ("word = 7", "1, column 8: expected a text in quotes"),
-            ("\nnumber = 'x'", "2, column 10: \"x\": expected a number"),
-            ("flag = 7.5", "1, column 8: 7.5: expected true or false"),
-            (
-                "text = true",
-                "1, column 8: true: expected a text in quotes",
-            ),
-            (
-                "text = []",
-                "1, column 8: a list: expected a text in quotes",
-            ),
-            (
-                "list = ['here', 'x']",
-                "1, column 17: `x`: expected `here` or",
-            ),
-            ("list = {}", "1, column 8: a table: expected a list in [ ]"),
-            ("inner = 7", "1, column 9: 7: expected a table"),
-            ("inner = {}", "1, column 9: the key `size` is missing"),
-            (
-                "inner = { size = -7 }",
-                "1, column 18: -7: expected a whole number from 0 to 65535",
-            ),
-            (
-                "inner = { sizes = 7 }",
-                "1, column 11: there is no key `sizes`: expected `size`",
-            ),
-            (
-                "\u{feff}words = 7",
-                "1, column 1: there is no key `words`: expected one of `word`, ",
-            ),
-            ("word", "1, column 5: "),
+        for row in [
+            "word = 'x' | 1, column 8: `x`: expected `here` or `there`",
+            "word = 'x, expected y' | 1, column 8: `x, expected y`: expected `here` or `there`",
+            "word = 7 | 1, column 8: expected a text in quotes",
+            "\nnumber = 'x' | 2, column 10: \"x\": expected a number",
+            "flag = 7.5 | 1, column 8: 7.5: expected true or false",
+            "text = true | 1, column 8: true: expected a text in quotes",
+            "text = [] | 1, column 8: a list: expected a text in quotes",
+            "list = ['here', 'x'] | 1, column 17: `x`: expected `here` or",
+            "list = {} | 1, column 8: a table: expected a list in [ ]",
+            "inner = 7 | 1, column 9: 7: expected a table",
+            "inner = {} | 1, column 9: the key `size` is missing",
+            "inner = { size = -7 } | 1, column 18: -7: expected a whole number from 0 to 65535",
+            "inner = { sizes = 7 } | 1, column 11: there is no key `sizes`: expected `size`",
+            "\u{feff}words = 7 | 1, column 1: there is no key `words`: expected one of `word`, ",
+            "word | 1, column 5: ",
         ] {
+            let (text, said) = row.split_once(" | ").unwrap();
             let error = Toml::parse(text).and_then(|toml| toml.read::<File>());
             let error = error.unwrap_err().to_string();
             assert!(

@@ -30,6 +30,11 @@ impl Version {
         numbers.filter(|numbers| !numbers.is_empty()).map(Version)
     }
 
+    /// Returns whether this is the version with these numbers, or a later one.
+    pub(crate) fn is_from(&self, numbers: &[u32]) -> bool {
+        self.0.as_slice() >= numbers
+    }
+
     /// Makes a version of these numbers.
     pub fn of(numbers: &[u32]) -> Self {
         Version(numbers.to_vec())
@@ -57,11 +62,8 @@ impl std::str::FromStr for Version {
 
 impl fmt::Display for Version {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (place, number) in self.0.iter().enumerate() {
-            let dot = if place > 0 { "." } else { "" };
-            write!(f, "{dot}{number}")?;
-        }
-        Ok(())
+        let numbers: Vec<String> = self.0.iter().map(ToString::to_string).collect();
+        f.write_str(&numbers.join("."))
     }
 }
 

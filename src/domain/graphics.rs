@@ -1,9 +1,9 @@
 //! A domain's graphics, and where they listen.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{is_yes, owned};
-use crate::device::id::display_as_serde;
+use crate::device::id::{display_as_serde, from_word};
 use crate::xml::Element;
 
 /// The distance from which a viewer can reach graphics.
@@ -19,7 +19,7 @@ pub enum Reach {
 }
 
 /// The `type` of a `<graphics>`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum GraphicsType {
     /// `spice`
@@ -36,19 +36,11 @@ pub enum GraphicsType {
     Sdl,
     /// `gtk`: a display of QEMU's own, which only the user's arguments can add. libvirt has no
     /// such graphics.
+    #[serde(skip_deserializing)]
     Gtk,
 }
 
 impl GraphicsType {
-    const ALL: [GraphicsType; 6] = [
-        GraphicsType::Spice,
-        GraphicsType::Vnc,
-        GraphicsType::Dbus,
-        GraphicsType::Rdp,
-        GraphicsType::EglHeadless,
-        GraphicsType::Sdl,
-    ];
-
     /// Returns the word that XML uses for this type.
     pub fn word(self) -> &'static str {
         match self {
@@ -195,10 +187,7 @@ impl Listen {
 }
 
 pub(super) fn graphics<'d, 'a>(element: Element<'d, 'a>) -> Graphics<'d, 'a> {
-    let word = owned(element.attribute("type")).unwrap_or_default();
-    let kind = GraphicsType::ALL
-        .into_iter()
-        .find(|kind| kind.word() == word);
+    let kind = element.attribute("type").and_then(|word| from_word(&word));
     let gl = element.child("gl");
     Graphics {
         element,
@@ -305,40 +294,24 @@ mod tests {
 
     #[test]
     fn what_graphics_listen_on() {
-        let address = |text: &str| Listen::Address(Some(text.into()));
-        for (graphics, expected) in [
-            ("<graphics type='spice'/>", Listen::None),
-            (
-                "<graphics type='spice' autoport='yes'/>",
-                Listen::Address(None),
-            ),
-            ("<graphics type='spice' port='-1'/>", Listen::Address(None)),
-            ("<graphics type='spice' port='0'/>", Listen::None),
-            (
-                "<graphics type='spice' tlsPort='5901' listen='::'/>",
-                address("::"),
-            ),
-            (
-                "<graphics type='spice' port='1' listen='a'><listen type='address' address='b'/></graphics>",
-                address("b"),
-            ),
-            (
-                "<graphics type='spice' autoport='yes'><listen type='none'/></graphics>",
-                Listen::None,
-            ),
-            (
-                "<graphics type='spice'><listen type='network' network='n'/></graphics>",
-                Listen::Network,
-            ),
-            ("<graphics type='vnc'/>", Listen::Address(None)),
-            ("<graphics type='vnc' socket='/s'/>", Listen::Socket),
-            (
-                "<graphics type='vnc'><listen type='socket'/></graphics>",
-                Listen::Socket,
-            ),
-            ("<graphics type='dbus'/>", Listen::None),
+        for row in [
+            "<graphics type='spice'/> None",
+            "<graphics type='spice' autoport='yes'/> Address(None)",
+            "<graphics type='spice' port='-1'/> Address(None)",
+            "<graphics type='spice' port='0'/> None",
+            "<graphics type='spice' tlsPort='5901' listen='::'/> Address(Some(\"::\"))",
+            "<graphics type='spice' port='1' listen='a'><listen type='address' address='b'/></graphics> Address(Some(\"b\"))",
+            "<graphics type='spice' autoport='yes'><listen type='none'/></graphics> None",
+            "<graphics type='spice'><listen type='network' network='n'/></graphics> Network",
+            "<graphics type='vnc'/> Address(None)",
+            "<graphics type='vnc' socket='/s'/> Socket",
+            "<graphics type='vnc'><listen type='socket'/></graphics> Socket",
+            "<graphics type='dbus'/> None",
         ] {
-            let seen = with(graphics, |domain| domain.graphics[0].listen.clone());
+            let (graphics, expected) = row.rsplit_once(' ').unwrap();
+            let seen = with(graphics, |domain| {
+                format!("{:?}", domain.graphics[0].listen)
+            });
             assert_eq!(seen, expected, "{graphics}");
         }
     }

@@ -93,20 +93,15 @@ pub(super) fn hostdevs<'d, 'a>(aliases: &[(Element<'d, 'a>, String)]) -> Vec<Hos
         }
         // libvirt takes the device from the host, and does not give it to the guest (libvirt
         // docs/formatdomain.rst).
-        let is_unassigned = element
-            .child("address")
-            .is_some_and(|address| address.attribute("type").as_deref() == Some("unassigned"));
-        if is_unassigned {
+        let address = element.child("address");
+        let address = address.and_then(|address| owned(address.attribute("type")));
+        if address.as_deref() == Some("unassigned") {
             continue;
         }
         let Some((id, model)) = device(element) else {
             continue;
         };
-        let switch = |name| {
-            element
-                .attribute(name)
-                .and_then(|value| Switch::parse(&value))
-        };
+        let switch = |name| Switch::parse(&element.attribute(name)?);
         found.push(Hostdev {
             element,
             id,
@@ -120,9 +115,7 @@ pub(super) fn hostdevs<'d, 'a>(aliases: &[(Element<'d, 'a>, String)]) -> Vec<Hos
                     .child("driver")
                     .and_then(|driver| owned(driver.attribute("model"))),
                 boot: element.child("boot").is_some(),
-                address: element
-                    .child("address")
-                    .and_then(|address| owned(address.attribute("type"))),
+                address,
             },
         });
     }

@@ -16,7 +16,7 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use crate::device::id::DeviceId;
-use crate::xml::{Document, Element};
+use crate::xml::{Document, Element, XmlError};
 
 use graphics::graphics;
 pub use graphics::{
@@ -40,20 +40,6 @@ pub(crate) const POLICY_NAMESPACE: &str = "urn:gfxplane:domain:1";
 
 /// The namespace of libosinfo's metadata.
 pub(crate) const LIBOSINFO_NAMESPACE: &str = "http://libosinfo.org/xmlns/libvirt/domain/1.0";
-
-/// The error for a document whose root is not `<domain>`.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "line {line}, column {column}: <{name}> is no domain: expected <domain>, as virsh dumpxml prints it"
-)]
-pub struct NotADomain {
-    /// The line of the document's root, counted from 1.
-    pub line: usize,
-    /// The column of the document's root in characters, counted from 1.
-    pub column: usize,
-    /// The root's name.
-    pub name: String,
-}
 
 /// The value of an attribute that is `on` or `off`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
@@ -166,16 +152,14 @@ impl<'d, 'a> Domain<'d, 'a> {
     /// Makes the view of a document, which it borrows.
     ///
     /// # Errors
-    /// [`NotADomain`] if the document's root is not `<domain>`.
-    pub fn new(document: &'d Document<'a>) -> Result<Self, NotADomain> {
+    /// [`XmlError`] if its root is not `<domain>`.
+    pub fn new(document: &'d Document<'a>) -> Result<Self, XmlError> {
         let root = document.root();
         if !root.is(None, "domain") {
-            let (line, column) = root.position();
-            return Err(NotADomain {
-                line,
-                column,
-                name: root.name().into(),
-            });
+            return Err(root.refused(format!(
+                "<{}> is no domain: expected <domain>, as virsh dumpxml prints it",
+                root.name()
+            )));
         }
         let devices = root.child("devices");
         let of_name =
@@ -293,14 +277,21 @@ fn in_devices<'d, 'a>(root: Element<'d, 'a>) -> impl Iterator<Item = Element<'d,
     all.flat_map(Element::children)
 }
 
-/// Returns the children of all elements of this name in QEMU's namespace under `<domain>`.
-fn in_qemu<'d, 'a>(
+/// Returns the elements of this name in QEMU's namespace under `<domain>`.
+pub(crate) fn of_qemu<'d, 'a>(
     root: Element<'d, 'a>,
     name: &'static str,
 ) -> impl Iterator<Item = Element<'d, 'a>> {
-    root.children()
-        .filter(move |child| child.is(Some(QEMU_NAMESPACE), name))
-        .flat_map(Element::children)
+    let is_it = move |child: &Element<'_, '_>| child.is(Some(QEMU_NAMESPACE), name);
+    root.children().filter(is_it)
+}
+
+/// Returns the children of these elements.
+pub(crate) fn in_qemu<'d, 'a>(
+    root: Element<'d, 'a>,
+    name: &'static str,
+) -> impl Iterator<Item = Element<'d, 'a>> {
+    of_qemu(root, name).flat_map(Element::children)
 }
 
 fn manager(metadata: Element<'_, '_>) -> Option<&'static str> {
@@ -361,22 +352,34 @@ fn misread(root: Element<'_, '_>) -> Vec<Misread> {
 pub struct Misread {
     /// libvirt's message.
     pub message: String,
-    /// The first version that reports the error; empty if every version does.
+    /// The versions that report the error.
+    pub versions: Versions,
+}
+
+/// The versions of libvirt that have a check.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Versions {
+    /// The first version with the check; empty: every version.
     pub since: &'static [u32],
-    /// The first version that no longer reports the error; empty if there is none.
+    /// The first version without it; empty: none.
     pub until: &'static [u32],
-    /// True if every version refuses the device, though some with another message.
+    /// True if every version refuses the same, and some in other words or at another stage.
     pub always: bool,
+}
+
+impl Versions {
+    /// Every version.
+    pub(crate) const EVERY: Versions = Versions {
+        since: &[],
+        until: &[],
+        always: true,
+    };
 }
 
 impl From<String> for Misread {
     fn from(message: String) -> Self {
-        Misread {
-            message,
-            since: &[],
-            until: &[],
-            always: true,
-        }
+        let versions = Versions::EVERY;
+        Misread { message, versions }
     }
 }
 
@@ -461,16 +464,16 @@ fn properties<'d, 'a>(root: Element<'d, 'a>) -> Vec<Property<'d, 'a>> {
 
 /// Returns the name and the vfio devices of a domain; both empty if its XML can't be read.
 pub(crate) fn name_and_devices(definition: &str) -> (String, Vec<DeviceId>) {
-    let Ok(document) = Document::parse(definition) else {
+    let document = Document::parse(definition);
+    let Ok(domain) = document
+        .as_ref()
+        .map_err(Clone::clone)
+        .and_then(Domain::new)
+    else {
         return Default::default();
     };
-    Domain::new(&document).map_or_else(
-        |_| Default::default(),
-        |domain| {
-            let devices = domain.hostdevs.iter().map(|hostdev| hostdev.id).collect();
-            (domain.name.clone().unwrap_or_default(), devices)
-        },
-    )
+    let devices = domain.hostdevs.iter().map(|hostdev| hostdev.id);
+    (domain.name.unwrap_or_default(), devices.collect())
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::device::id::{display_as_serde, from_word};
 use crate::domain::Domain;
-use crate::xml::Element;
+use crate::xml::{Element, XmlError};
 
 /// The displays that gfxplane manages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -190,20 +190,6 @@ pub struct Wishes {
     pub no_display: bool,
 }
 
-/// The error for a `<gfxplane:policy>` that can't be read.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("line {line}, column {column}: <{element}>: {problem}")]
-pub struct BadPolicy {
-    /// The line of the element, counted from 1.
-    pub line: usize,
-    /// The column of the element in characters, counted from 1.
-    pub column: usize,
-    /// The element's name.
-    pub element: String,
-    /// The attribute that is wrong, and what was expected.
-    pub problem: String,
-}
-
 impl Wishes {
     /// Sets one setting by the name that files and domains use for it. `None` removes it.
     ///
@@ -262,23 +248,15 @@ impl Wishes {
     /// Reads a domain's wishes from the attributes of its `<gfxplane:policy>`.
     ///
     /// # Errors
-    /// [`BadPolicy`] for an unknown attribute or word.
-    pub(crate) fn of_element(element: Element<'_, '_>) -> Result<Self, BadPolicy> {
+    /// [`XmlError`] for an unknown attribute or word.
+    pub(crate) fn of_element(element: Element<'_, '_>) -> Result<Self, XmlError> {
         let mut wishes = Wishes::default();
         for (name, value) in element.attributes() {
             if name == "xmlns" || name.starts_with("xmlns:") {
                 continue;
             }
             let set = wishes.set(name, Some(&value));
-            set.map_err(|problem| {
-                let (line, column) = element.position();
-                BadPolicy {
-                    line,
-                    column,
-                    element: element.name().into(),
-                    problem: problem.to_string(),
-                }
-            })?;
+            set.map_err(|problem| element.refused(format!("<{}>: {problem}", element.name())))?;
         }
         Ok(wishes)
     }
@@ -329,8 +307,8 @@ impl Policy {
     /// ([`Policy::asked_only`]).
     ///
     /// # Errors
-    /// [`BadPolicy`] if the domain's own policy can't be read.
-    pub fn for_domain(self, domain: &Domain<'_, '_>) -> Result<Self, BadPolicy> {
+    /// [`XmlError`] if the domain's own policy can't be read.
+    pub fn for_domain(self, domain: &Domain<'_, '_>) -> Result<Self, XmlError> {
         let policy = if domain.manager.is_some() {
             self.asked_only()
         } else {

@@ -49,14 +49,8 @@ pub fn plain(text: &str) -> String {
 /// Returns a text as [`plain`] does, but with another limit, in bytes.
 pub(crate) fn plain_up_to(limit: usize, text: &str) -> String {
     let is_whole = text.len() <= limit;
-    let mut end = limit.min(text.len());
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    let mut line: String = text[..end]
-        .chars()
-        .map(|c| if is_harmless(c) { c } else { '\u{fffd}' })
-        .collect();
+    let end = text.floor_char_boundary(limit);
+    let mut line = text[..end].replace(|c| !is_harmless(c), "\u{fffd}");
     if !is_whole {
         line += &format!("… ({} more bytes)", text.len() - end);
     }

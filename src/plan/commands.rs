@@ -2,6 +2,7 @@
 
 use super::{Action, Fix, Note, Plan, Topic};
 use crate::device::id::DeviceId;
+use crate::predict::abilities::LOAD_KVM;
 use crate::predict::screens::Here;
 use crate::predict::{About, Refusal};
 use uuid::Uuid;
@@ -113,12 +114,7 @@ impl Names {
 
     /// Returns the command that makes the domain match its devices.
     pub(crate) fn fixup(&self, options: &str) -> String {
-        let options = options.trim().to_owned();
-        self.command(&Fix::Command {
-            verb: "fixup",
-            options,
-            reason: String::new(),
-        })
+        self.command(&Fix::fixup(options.trim(), ""))
     }
 
     /// Returns the virt-xml command that makes a change.
@@ -175,7 +171,7 @@ impl Names {
         is_defined: impl Fn(DeviceId) -> bool,
     ) -> String {
         let About::Device(id) = refusal.about else {
-            return self.command(&Fix::for_kvm());
+            return self.command(&LOAD_KVM.into());
         };
         let vgpu = plan.screens.vgpus.iter().find(|vgpu| vgpu.id == id);
         let is_here = vgpu.is_some_and(|vgpu| vgpu.known.here != Some(Here::Absent));

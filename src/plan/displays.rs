@@ -3,12 +3,12 @@
 use crate::device::facts::Display;
 use crate::device::id::DeviceId;
 use crate::domain::policy::{Displays, Unknown};
-use crate::plan::frontends::{self, Wanted};
+use crate::plan::frontends;
 use crate::plan::planner::{Planner, display_words, how_known};
 use crate::plan::{Fix, Level, Topic};
-use crate::predict::screens::Found;
+use crate::predict::screens::{Found, Screens};
 use crate::predict::versions::PCI_DISPLAY;
-use crate::predict::{About, Danger, predict, words};
+use crate::predict::{About, Danger, Prediction, predict, words};
 
 impl Planner<'_, '_, '_> {
     /// Switches off each display that can't work, and removes the properties that depend on the
@@ -19,27 +19,22 @@ impl Planner<'_, '_, '_> {
             if !vgpu.is_pci {
                 continue;
             }
-            if vgpu.display {
-                let display = &vgpu.known.finding.facts.display;
-                match (display, self.policy.unknown) {
-                    (Display::Known(interfaces), _) if interfaces.is_empty() => {
-                        let reason = format!(
-                            "{} has no display{}: QEMU would refuse it with \"{}\"",
-                            vgpu.id,
-                            how_known(vgpu),
-                            words::NO_DISPLAY
-                        );
-                        self.set_display(place, false, reason);
-                    }
-                    (Display::Unknown(why), Unknown::Off) => {
-                        let reason = format!(
-                            "the display of {} is not known ({why}), and the policy says to switch such displays off",
-                            vgpu.id
-                        );
-                        self.set_display(place, false, reason);
-                    }
-                    _ => {}
-                }
+            let reason = match (&vgpu.known.finding.facts.display, self.policy.unknown) {
+                _ if !vgpu.display => None,
+                (Display::Known(interfaces), _) if interfaces.is_empty() => Some(format!(
+                    "{} has no display{}: QEMU would refuse it with \"{}\"",
+                    vgpu.id,
+                    how_known(vgpu),
+                    words::NO_DISPLAY
+                )),
+                (Display::Unknown(why), Unknown::Off) => Some(format!(
+                    "the display of {} is not known ({why}), and the policy says to switch such displays off",
+                    vgpu.id
+                )),
+                _ => None,
+            };
+            if let Some(reason) = reason {
+                self.set_display(place, false, reason);
             }
             self.drop_modes(place);
         }
@@ -131,11 +126,8 @@ impl Planner<'_, '_, '_> {
             display_words(vgpu),
             self.without_it()
         );
-        let mut with = self.screens.clone();
-        with.vgpus[place].set_display(true);
-        let then = predict(&with, self.abilities);
-        let shown = then.head(id).is_some_and(|head| !head.shown_by.is_empty());
-        let fix = if then.starts() && shown {
+        let (_, then) = self.with_display(place);
+        let fix = if then.starts() && then.shows(id) {
             Fix::fixup("--trust-rules", "")
         } else {
             full(true)
@@ -162,17 +154,23 @@ impl Planner<'_, '_, '_> {
         self.note_with(Topic::Off, Level::Info, about, text, fixes, None);
     }
 
+    /// Returns the screens with one more display, and the prediction for them.
+    pub(super) fn with_display(&self, place: usize) -> (Screens, Prediction) {
+        let mut with = self.screens.clone();
+        with.vgpus[place].set_display(true);
+        let then = predict(&with, self.abilities);
+        (with, then)
+    }
+
     /// Switches a display on if the domain's graphics can show it, or may be changed so that they
     /// can. Otherwise, adds a note if the domain starts.
     fn switch_on(&mut self, place: usize) {
         let id = self.screens.vgpus[place].id;
         let words = display_words(&self.screens.vgpus[place]);
-        let mut with = self.screens.clone();
-        with.vgpus[place].set_display(true);
+        let (with, then) = self.with_display(place);
         let now = predict(&self.screens, self.abilities);
-        let then = predict(&with, self.abilities);
         let worse = |danger: &&Danger| !now.dangers.contains(*danger);
-        let shown = then.head(id).is_some_and(|head| !head.shown_by.is_empty());
+        let shown = then.shows(id);
         if then.starts() && shown && !then.dangers.iter().any(|danger| worse(&danger)) {
             let reason =
                 format!("{id} has a display ({words}), and the domain's graphics can show it");
@@ -197,7 +195,7 @@ impl Planner<'_, '_, '_> {
             return;
         }
         let mut wanted = self.wanted();
-        wanted.devices.push(id);
+        wanted.push(id);
         match frontends::best(&with, self.abilities, &wanted, true) {
             Some(arrangement) if arrangement.is_allowed(&self.policy.consent) => {
                 let reason =
@@ -223,18 +221,15 @@ impl Planner<'_, '_, '_> {
         }
     }
 
-    /// Returns the screens that must be shown: the screens of PCI devices whose display is on and
-    /// known.
-    pub(super) fn wanted(&self) -> Wanted {
-        let devices = self
-            .screens
-            .vgpus
-            .iter()
+    /// Returns the devices whose screens must be shown: those that are switched on and are known to
+    /// have a display.
+    pub(super) fn wanted(&self) -> Vec<DeviceId> {
+        let vgpus = self.screens.vgpus.iter();
+        vgpus
             .filter(|vgpu| vgpu.is_pci && vgpu.display)
             .filter(|vgpu| vgpu.known.finding.facts.display.preferred().is_some())
             .map(|vgpu| vgpu.id)
-            .collect();
-        Wanted { devices }
+            .collect()
     }
 }
 

@@ -328,15 +328,10 @@ impl<'e, 'd, 'a> Edits<'e, 'd, 'a> {
 }
 
 fn gl_element(enable: Option<&str>, rendernode: Option<&str>) -> String {
-    let mut xml = String::from("<gl");
-    if let Some(enable) = enable {
-        xml.push_str(&format!(" enable='{enable}'"));
-    }
-    if let Some(node) = rendernode {
-        xml.push_str(&format!(" rendernode='{}'", escape(node)));
-    }
-    xml.push_str("/>");
-    xml
+    let enable = enable.map(|enable| format!(" enable='{enable}'"));
+    let node = rendernode.map(|node| format!(" rendernode='{}'", escape(node)));
+    let (enable, node) = (enable.unwrap_or_default(), node.unwrap_or_default());
+    format!("<gl{enable}{node}/>")
 }
 
 #[cfg(test)]
@@ -344,41 +339,34 @@ mod tests {
     use super::*;
     use crate::xml::Document;
 
-    /// Returns the XML of a domain with these attributes, devices and elements after these changes.
-    fn changed(attributes: &str, devices: &str, elements: &str, actions: Vec<Action>) -> String {
-        let text = format!("<domain{attributes}><devices>{devices}</devices>{elements}</domain>");
-        let document = Document::parse(&text).unwrap();
-        let domain = Domain::new(&document).unwrap();
-        let change = |action| Change {
-            action,
-            reason: String::new(),
-            consent: None,
-        };
-        let changes: Vec<Change> = actions.into_iter().map(change).collect();
-        document.apply(&edits(&domain, &changes, How::default()))
-    }
-
     #[test]
     fn each_graphics_has_its_own_render_node() {
         let node = |graphics, node: &str| Action::RenderNode {
             graphics,
             rendernode: node.into(),
         };
-        let (graphics, gl) = (GraphicsType::Dbus, true);
-        let after = changed(
-            "",
-            "<graphics type='spice'/>",
-            "",
-            vec![
-                Action::Gl {
-                    graphics: GraphicsType::Spice,
-                    on: true,
-                },
-                Action::AddGraphics { graphics, gl },
-                node(GraphicsType::Dbus, "/dev/dri/renderD129"),
-                node(GraphicsType::Spice, "/dev/dri/renderD128"),
-            ],
-        );
+        let [spice, dbus] = [GraphicsType::Spice, GraphicsType::Dbus];
+        let actions = [
+            Action::Gl {
+                graphics: spice,
+                on: true,
+            },
+            Action::AddGraphics {
+                graphics: dbus,
+                gl: true,
+            },
+            node(dbus, "/dev/dri/renderD129"),
+            node(spice, "/dev/dri/renderD128"),
+        ];
+        let changes = actions.map(|action| Change {
+            action,
+            reason: String::new(),
+            consent: None,
+        });
+        let text = "<domain><devices><graphics type='spice'/></devices></domain>";
+        let document = Document::parse(text).unwrap();
+        let domain = Domain::new(&document).unwrap();
+        let after = document.apply(&edits(&domain, &changes, How::default()));
         let [spice, dbus] = ["type='spice'", "type='dbus'"].map(|kind| after.find(kind).unwrap());
         let [first, second] = ["renderD128", "renderD129"].map(|node| after.find(node).unwrap());
         assert!(spice < first && first < dbus && dbus < second, "{after}");

@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, HashSet};
 use uuid::Uuid;
 
 use crate::device::id::DeviceId;
-use crate::domain::policy::{BadPolicy, Displays, Policy, Wishes};
-use crate::domain::{Domain, NotADomain};
+use crate::domain::Domain;
+use crate::domain::policy::{Displays, Policy, Wishes};
 use crate::plan::edits::{How, edits};
 use crate::plan::{Level, Note, Plan, Topic, plan};
 use crate::predict::abilities::Abilities;
@@ -29,18 +29,12 @@ pub trait Surroundings {
 /// The error for a text that can't be fixed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Unfit {
-    /// The text is not well-formed, or XML that gfxplane refuses.
+    /// The text is not well-formed, no domain, or XML that gfxplane refuses.
     #[error(transparent)]
     Xml(#[from] XmlError),
-    /// The text is not a domain.
-    #[error(transparent)]
-    NotADomain(#[from] NotADomain),
     /// The domain has no type. libvirt says "missing domain type attribute".
     #[error("the domain has no type, so libvirt refuses it; QEMU's is <domain type='kvm'>")]
     NoType,
-    /// The domain's own policy can't be read.
-    #[error(transparent)]
-    Policy(#[from] BadPolicy),
 }
 
 /// The result of fixing a domain.

@@ -15,13 +15,6 @@ use crate::predict::screens::{Found, Frontend, Screens};
 use crate::predict::words::NO_SPICE_SERVER;
 use crate::predict::{About, Danger, DangerKind, Prediction, Refusal, predict};
 
-/// The screens that must be visible.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Wanted {
-    /// The devices to which the screens belong.
-    pub devices: Vec<DeviceId>,
-}
-
 /// A way to show the screens.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Arrangement {
@@ -52,25 +45,25 @@ impl Arrangement {
     }
 }
 
-/// Returns whether the domain certainly starts, all wanted screens are visible, and no viewer can
-/// end the guest.
-pub(crate) fn is_good(prediction: &Prediction, wanted: &Wanted) -> bool {
+/// Returns whether the domain certainly starts, the screens of the wanted devices are visible, and
+/// no viewer can end the guest.
+pub(crate) fn is_good(prediction: &Prediction, wanted: &[DeviceId]) -> bool {
     let shown = prediction.shown();
     let ends = |danger: &Danger| danger.kind == DangerKind::ViewerEndsGuest;
     prediction.starts()
-        && wanted.devices.iter().all(|id| shown.contains(id))
+        && wanted.iter().all(|id| shown.contains(id))
         && !prediction.dangers.iter().any(ends)
 }
 
-/// Returns the best way to show the wanted screens. Returns a way that loses something only if no
-/// other way helps, and `None` if no way is known or if QEMU's arguments choose a display.
+/// Returns the best way to show the screens of the wanted devices, or `None` if no way is known. Returns a way
+/// that loses something only if no other way helps.
 ///
 /// The function tries all ways. There are few as long as each type of graphics occurs once
 /// ([`Screens::is_ambiguous`]).
 pub(crate) fn best(
     screens: &Screens,
     abilities: &Abilities,
-    wanted: &Wanted,
+    wanted: &[DeviceId],
     may_add: bool,
 ) -> Option<Arrangement> {
     let mut best: Option<(Cost, Vec<Move>, Screens)> = None;

@@ -67,7 +67,7 @@ impl Planner<'_, '_, '_> {
             return;
         }
         // The graphics are not changed for a device whose display is unknown.
-        if wanted.devices.is_empty() {
+        if wanted.is_empty() {
             self.refused(&now, None);
             return;
         }
@@ -128,7 +128,7 @@ impl Planner<'_, '_, '_> {
             // The domain starts. The remarks at the end say what is wrong with it.
             Outcome::Yes if found.is_none() => return None,
             Outcome::Yes => {
-                let about = self.wanted().devices.first().copied();
+                let about = self.wanted().first().copied();
                 let about = about.map_or(About::Domain, About::Device);
                 (
                     Level::Warn,

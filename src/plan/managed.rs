@@ -19,29 +19,19 @@ use crate::predict::{About, Danger, Outcome, Prediction, Refusal, predict};
 /// (ovirt-engine LibvirtVmXmlBuilder, `writeVGpu` and `writeVideo`).
 const OVIRT: &str = "oVirt";
 
-/// A manager's wish for the display of one device.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Wish {
-    /// The display shall be on wherever that works.
-    Shown,
-    /// The display shall be as the manager has written it.
-    AsWritten,
-}
-
-/// Makes the plan for a domain whose graphics stay as they are. `wish` returns what the manager
-/// wants for each device.
+/// Makes the plan for a domain whose graphics stay as they are. `is_wanted` returns
+/// whether the manager wants a device's display wherever that works; any other display shall be as
+/// the manager has written it.
 ///
-/// A display is switched off if QEMU or libvirt would refuse it, or if nothing in the domain shows
-/// it. A display that the manager wants is switched on if the device is known to have one, by
-/// whatever evidence, and the graphics can show it without a new danger. An unknown display stays
-/// as it is, unless the policy switches it off. For oVirt, ramfb may move to another display, and a
-/// guest left without a screen gets an emulated card.
+/// A display goes off if QEMU or libvirt would refuse it, or if nothing in the domain shows it. A
+/// display that the manager wants goes on if it is known, by whatever evidence, since the wish is not
+/// ours. An unknown display stays as it is.
 pub fn plan_managed(
     domain: &Domain<'_, '_>,
     screens: &Screens,
     abilities: &Abilities,
     policy: &Policy,
-    wish: &dyn Fn(&Hostdev<'_, '_>) -> Wish,
+    is_wanted: &dyn Fn(&Hostdev<'_, '_>) -> bool,
 ) -> Plan {
     let planner = Planner::new(domain, screens, abilities, policy);
     let steps = |planner: &mut Planner<'_, '_, '_>| {
@@ -49,7 +39,7 @@ pub fn plan_managed(
         let left = std::mem::take(&mut planner.screens.dead_settings);
         planner.switch_off_what_is_not_shown();
         planner.ramfb_that_cannot_work();
-        planner.switch_on_what_is_wished_for(wish);
+        planner.switch_on_what_is_wanted(is_wanted);
         if domain.manager == Some(OVIRT) {
             planner.ramfb_of_another_head();
             planner.card_of_a_dark_guest();
@@ -162,7 +152,7 @@ impl Planner<'_, '_, '_> {
         }
     }
 
-    fn switch_on_what_is_wished_for(&mut self, wish: &dyn Fn(&Hostdev<'_, '_>) -> Wish) {
+    fn switch_on_what_is_wanted(&mut self, is_wanted: &dyn Fn(&Hostdev<'_, '_>) -> bool) {
         // If a change of this plan switches a display off, it already gives the reason.
         let changes = self.changes.iter().flatten();
         let said: HashSet<DeviceId> = changes
@@ -173,7 +163,7 @@ impl Planner<'_, '_, '_> {
             .collect();
         for place in 0..self.screens.vgpus.len() {
             let vgpu = &self.screens.vgpus[place];
-            if vgpu.display || !vgpu.is_pci || wish(self.hostdev(vgpu)) == Wish::AsWritten {
+            if vgpu.display || !vgpu.is_pci || !is_wanted(self.hostdev(vgpu)) {
                 continue;
             }
             let id = vgpu.id;
@@ -196,13 +186,10 @@ impl Planner<'_, '_, '_> {
                 self.note(Level::Info, About::Device(id), why_not, &[]);
                 continue;
             }
-            let mut lit = self.screens.clone();
-            lit.vgpus[place].set_display(true);
+            let (_, then) = self.with_display(place);
             let now = predict(&self.screens, self.abilities);
-            let then = predict(&lit, self.abilities);
             let is_worse = |danger: &Danger| !now.dangers.contains(danger);
-            let is_shown = then.head(id).is_some_and(|head| !head.shown_by.is_empty());
-            if then.starts() && is_shown && !then.dangers.iter().any(is_worse) {
+            if then.starts() && then.shows(id) && !then.dangers.iter().any(is_worse) {
                 let reason = format!(
                     "it has a display ({words}) that is wanted, and {} can show it",
                     self.graphics_words()
@@ -250,9 +237,8 @@ impl Planner<'_, '_, '_> {
         self.screens.cards.push(Card {
             place: Some(place),
             model: Some("vga".into()),
-            gl: false,
-            dmabuf: false,
             settings: self.domain.videos[place].settings.clone(),
+            ..Card::default()
         });
         self.change(
             Action::VideoVga,

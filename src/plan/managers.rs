@@ -5,14 +5,12 @@ pub mod kubevirt;
 
 use crate::domain::Hostdev;
 use crate::domain::policy::{Policy, Wishes};
-pub use crate::plan::Wish;
 use crate::plan::fixup::{Fixed, Surroundings, Unfit, in_rounds};
 use crate::plan::{Fix, Level, Plan, plan_managed, words};
 
-/// Makes the displays of a domain's vfio devices work with the graphics that the domain has, or
-/// switches the displays off ([`plan_managed`]). Leaves the graphics alone. `policy` is the host's;
-/// if its `display` is `"off"`, the domain is not changed at all. `wish` returns what the manager
-/// wants for each device.
+/// Makes the displays of a domain's vfio devices work with its graphics as they are, or switches
+/// them off ([`plan_managed`]). `policy` is the host's; with `display = "off"` nothing changes.
+/// `is_wanted` returns whether the manager wants a device's display.
 ///
 /// # Errors
 /// [`Unfit`], with the place.
@@ -20,7 +18,7 @@ pub fn adapt(
     text: &str,
     surroundings: &dyn Surroundings,
     policy: &Policy,
-    wish: &dyn Fn(&Hostdev<'_, '_>) -> Wish,
+    is_wanted: &dyn Fn(&Hostdev<'_, '_>) -> bool,
 ) -> Result<Fixed, Unfit> {
     in_rounds(
         text,
@@ -28,16 +26,9 @@ pub fn adapt(
         policy,
         &Wishes::default(),
         &|domain, screens, abilities, policy| {
-            plan_managed(domain, screens, abilities, policy, wish)
+            plan_managed(domain, screens, abilities, policy, is_wanted)
         },
     )
-}
-
-/// Returns oVirt's wish: the display stays as the engine has written it. The engine switches on the
-/// display of every mediated device that is not set to have none (ovirt-engine LibvirtVmXmlBuilder,
-/// `nodisplay`).
-pub fn ovirt_wish(_: &Hostdev<'_, '_>) -> Wish {
-    Wish::AsWritten
 }
 
 /// Returns lines for a manager's log: one for each change, and one for each note.

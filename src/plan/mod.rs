@@ -21,7 +21,7 @@ mod settings;
 pub mod trial;
 pub mod undo;
 
-pub use managed::{Wish, plan_managed};
+pub use managed::plan_managed;
 pub use planner::plan;
 
 use std::fmt;
@@ -31,7 +31,6 @@ use serde::{Serialize, Serializer};
 use crate::device::id::{DeviceId, serialize_as_text};
 use crate::domain::GraphicsType;
 use crate::domain::policy::Consent;
-use crate::predict::abilities::LOAD_KVM;
 use crate::predict::arguments::{told, told_setting};
 use crate::predict::screens::Screens;
 use crate::predict::{About, Outcome, Prediction, Refusal, Stage};
@@ -186,11 +185,6 @@ impl Fix {
     /// `video`, `remote,video` or `all`.
     pub fn consent(losses: &str) -> Self {
         Fix::fixup(format!("--consent {losses}"), "")
-    }
-
-    /// Returns what the user can do on a host without KVM.
-    pub fn for_kvm() -> Self {
-        Fix::Words(LOAD_KVM.into())
     }
 
     /// Returns the command `gfxplane fixup` with these options.

@@ -129,11 +129,9 @@ impl Planner<'_, '_, '_> {
     /// open.
     pub(super) fn opregion_by_default(&self) -> Option<bool> {
         let possible = Qemu::possible(self.abilities);
-        let first = possible.first()?.opregion_by_default;
-        let all = possible
-            .iter()
-            .all(|qemu| qemu.opregion_by_default == first);
-        all.then_some(first)
+        let mut has = possible.iter().map(|qemu| qemu.has(OPREGION_BY_DEFAULT));
+        let first = has.next()?;
+        has.all(|other| other == first).then_some(first)
     }
 
     pub(super) fn opregion_that_is_not_there(&mut self) {

@@ -340,21 +340,17 @@ impl<'p, 'd, 'a> Planner<'p, 'd, 'a> {
 pub(super) fn display_words(vgpu: &Vgpu) -> String {
     let finding = &vgpu.known.finding;
     let words = finding.facts.display.words().join(" and ");
-    match &finding.evidence {
-        Some(evidence) if !evidence.method.is_measured() => {
-            format!("{words}, known by {}", evidence.method)
-        }
-        _ => format!("{words}, measured"),
+    match finding.believed() {
+        Some(method) => format!("{words}, known by {method}"),
+        None => format!("{words}, measured"),
     }
 }
 
 /// Returns the evidence in words, such as ` (known by rule, not measured)`; an empty text for a
 /// measurement.
 pub(super) fn how_known(vgpu: &Vgpu) -> String {
-    match &vgpu.known.finding.evidence {
-        Some(evidence) if !evidence.method.is_measured() => {
-            format!(" (known by {}, not measured)", evidence.method)
-        }
-        _ => String::new(),
-    }
+    let believed = vgpu.known.finding.believed();
+    believed.map_or_else(String::new, |method| {
+        format!(" (known by {method}, not measured)")
+    })
 }

@@ -111,7 +111,7 @@ impl Planner<'_, '_, '_> {
         let overridden: HashSet<&str> = properties.map(|p| p.alias.as_str()).collect();
         let pci_is_old = Libvirt::possible(self.abilities)
             .iter()
-            .all(|libvirt| !libvirt.pci_display);
+            .all(|libvirt| !libvirt.has(PCI_DISPLAY));
         let no_override = reads_override(self.abilities) == Some(false);
         self.note_each(&|planner, vgpu| {
             let hostdev = planner.hostdev(vgpu);

@@ -18,6 +18,8 @@ use syntax::{is_on, json_pairs};
 pub use told::without_values;
 pub(crate) use told::{OPTIONS, is_telling, told, told_setting};
 
+use crate::predict::words::is_in;
+
 /// The user's arguments, as far as they are read.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Arguments {
@@ -127,28 +129,10 @@ const MOST_UNREAD: usize = 16;
 
 /// QEMU's options without a value that are still in use. An unknown option takes the next
 /// word as its value, unless that word looks like an option.
-pub(crate) const SWITCHES: [&str; 20] = [
-    "-S",
-    "-alt-grab",
-    "-ctrl-grab",
-    "-daemonize",
-    "-enable-fips",
-    "-enable-kvm",
-    "-full-screen",
-    "-no-acpi",
-    "-no-fd-bootchk",
-    "-no-frame",
-    "-no-hpet",
-    "-no-quit",
-    "-no-reboot",
-    "-no-shutdown",
-    "-no-user-config",
-    "-nodefaults",
-    "-only-migratable",
-    "-s",
-    "-snapshot",
-    "-win2k-hack",
-];
+pub(crate) const SWITCHES: &str = "\
+    -S -alt-grab -ctrl-grab -daemonize -enable-fips -enable-kvm -full-screen -no-acpi \
+    -no-fd-bootchk -no-frame -no-hpet -no-quit -no-reboot -no-shutdown -no-user-config -nodefaults \
+    -only-migratable -s -snapshot -win2k-hack";
 
 /// Options whose value is always the next word, even one that looks like an option.
 const WITH_A_VALUE: [&str; 8] = [
@@ -174,7 +158,7 @@ impl Arguments {
         while let Some(word) = words.next() {
             let option = word.strip_prefix('-').filter(|w| w.starts_with('-'));
             let option = option.unwrap_or(word);
-            let takes = !SWITCHES.contains(&option)
+            let takes = !is_in(SWITCHES, option)
                 && !matches!(option, "-nographic" | "-sdl" | "-curses")
                 && option.starts_with('-');
             let is_value = |next: &&str| WITH_A_VALUE.contains(&option) || !next.starts_with('-');

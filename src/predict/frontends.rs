@@ -12,7 +12,9 @@ use std::collections::HashSet;
 use crate::domain::GraphicsType;
 use crate::predict::arguments::Local;
 use crate::predict::screens::{Frontend, Screens};
-use crate::predict::versions::{Libvirt, Qemu};
+use crate::predict::versions::{
+    DMABUF_WITHOUT_SIZE, Libvirt, Qemu, REGION_FAULT, RESET_ENDS_GUEST, VNC_BINDS,
+};
 use crate::predict::{
     About, Danger, DangerKind, Head, HeadOf, Outcome, Prediction, Refusal, Shown, Stage, words,
 };
@@ -109,7 +111,7 @@ fn rows(screens: &Screens, libvirt: &Libvirt, qemu: &Qemu) -> Vec<Row> {
         binds: Binds::First,
         brings: Context::None,
         dmabuf: false,
-        fatal: qemu.vnc_binds,
+        fatal: qemu.has(VNC_BINDS),
         always: false,
     });
     let spice = spice.map(|spice| Row {
@@ -322,15 +324,16 @@ fn dangers(consoles: &[Console], rows: &[Row], contexts: &[Context], qemu: &Qemu
             (DangerKind::NoMmap, console.no_mmap),
             (
                 DangerKind::RegionFault,
-                qemu.region_fault && is_device && !console.dmabuf,
+                qemu.has_fault(REGION_FAULT) && is_device && !console.dmabuf,
             ),
             (
                 DangerKind::StaysBlack,
-                qemu.dmabuf_without_size && is_device && console.dmabuf,
+                qemu.has_fault(DMABUF_WITHOUT_SIZE) && is_device && console.dmabuf,
             ),
             (
                 DangerKind::ResetEndsGuest,
-                qemu.reset_ends_guest && is_taken_back,
+                // Both depend on the same spice-server.
+                qemu.has_fault(RESET_ENDS_GUEST) && !qemu.spice_gl_over_tcp && is_taken_back,
             ),
         ];
         let there = all.into_iter().filter(|(_, is_there)| *is_there);

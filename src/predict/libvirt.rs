@@ -12,7 +12,7 @@ mod rule;
 
 use crate::device::facts::{Display, Reason};
 use crate::device::id::DeviceId;
-use crate::domain::{GraphicsType, Misread, SpiceMode};
+use crate::domain::{GraphicsType, Misread};
 use crate::predict::abilities::Abilities;
 use crate::predict::screens::{Here, Screens, Vgpu};
 use crate::predict::versions::Libvirt;
@@ -110,11 +110,11 @@ fn define(message: impl Into<String>) -> Broken {
 
 /// Returns those of the errors about devices that this libvirt reports.
 fn reported<'w>(world: &'w World<'w>, errors: &'w [Misread]) -> impl Iterator<Item = Broken> + 'w {
-    let errors = errors.iter();
-    let errors = errors.filter(|error| world.has(error.since, error.until));
+    let is_reported = |error: &&Misread| world.libvirt.has_check(error.versions);
+    let errors = errors.iter().filter(is_reported);
     errors.map(|error| {
         let mut broken = define(error.message.clone());
-        broken.refusal.always = error.always;
+        broken.refusal.always = error.versions.always;
         broken
     })
 }
@@ -202,9 +202,7 @@ fn broken<'w>(world: &'w World<'w>) -> impl Iterator<Item = Broken> + 'w {
 pub(super) fn tls(abilities: &Abilities, screens: &Screens) -> Vec<bool> {
     let cares = screens.frontends.iter().any(|frontend| {
         let settings = &frontend.settings;
-        settings.tls_port != 0
-            || settings.default_mode == SpiceMode::Secure
-            || settings.channels.contains(&SpiceMode::Secure)
+        settings.tls_port != 0 || settings.wants_tls()
     });
     match abilities.spice_tls {
         Some(tls) => vec![tls],

@@ -26,7 +26,6 @@ pub mod words;
 
 use std::collections::HashSet;
 
-use serde::ser::SerializeStruct;
 use serde::{Serialize, Serializer};
 
 use crate::device::id::{DeviceId, serialize_as_text};
@@ -101,9 +100,10 @@ impl Stage {
 serialize_as_text!(HeadOf);
 
 /// The reason why a domain does not start.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Refusal {
     /// The stage at which the domain is refused, and thus the program that refuses.
+    #[serde(flatten, serialize_with = "with_program")]
     pub stage: Stage,
     /// The subject of the refusal.
     pub about: About,
@@ -114,6 +114,7 @@ pub struct Refusal {
     pub always: bool,
     /// Other errors that may be shown in place of `message`. Which one is shown depends on
     /// something unknown; the domain does not start in any case.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub or: Vec<String>,
 }
 
@@ -177,21 +178,14 @@ impl Refusal {
     }
 }
 
-impl Serialize for Refusal {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut fields = serializer.serialize_struct("Refusal", 6)?;
-        fields.serialize_field("by", &self.by())?;
-        fields.serialize_field("stage", &self.stage)?;
-        fields.serialize_field("about", &self.about)?;
-        fields.serialize_field("message", &self.message)?;
-        fields.serialize_field("always", &self.always)?;
-        if self.or.is_empty() {
-            fields.skip_field("or")?;
-        } else {
-            fields.serialize_field("or", &self.or)?;
-        }
-        fields.end()
+fn with_program<S: Serializer>(stage: &Stage, serializer: S) -> Result<S::Ok, S::Error> {
+    #[derive(Serialize)]
+    struct By {
+        by: Program,
+        stage: Stage,
     }
+    let (by, stage) = (stage.program(), *stage);
+    By { by, stage }.serialize(serializer)
 }
 
 /// The predicted outcome of a start, as far as the screens decide it.
@@ -212,21 +206,13 @@ pub enum Outcome {
 }
 
 /// The way to see a screen.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Shown {
     /// The screen is visible at once.
     AtOnce,
     /// The screen is visible after the viewer has chosen it by its number (Ctrl-Alt-2 in VNC).
-    AfterSwitch(usize),
-}
-
-impl Serialize for Shown {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(match self {
-            Shown::AtOnce => "at-once",
-            Shown::AfterSwitch(_) => "after-switch",
-        })
-    }
+    AfterSwitch(#[serde(skip)] usize),
 }
 
 /// Returns the graphics that show a screen, each with the way to see the screen.
@@ -306,7 +292,7 @@ pub enum DangerKind {
 impl Danger {
     /// Describes QEMU's bug behind the danger, and the fix; `None` if the danger is no bug.
     pub(crate) fn fault(&self) -> Option<(String, String)> {
-        let (from, fixed, what) = match self.kind {
+        let (fault, what) = match self.kind {
             DangerKind::ViewerEndsGuest => return None,
             DangerKind::NoMmap => {
                 return Some((
@@ -316,23 +302,20 @@ impl Danger {
             }
             DangerKind::RegionFault => (
                 versions::REGION_FAULT,
-                versions::REGION_FAULT_MENDED,
                 "may crash when it draws this device's screen",
             ),
             DangerKind::StaysBlack => (
                 versions::DMABUF_WITHOUT_SIZE,
-                versions::DMABUF_WITHOUT_SIZE_MENDED,
                 "may leave this device's screen black, above all after ramfb",
             ),
             DangerKind::ResetEndsGuest => (
                 versions::RESET_ENDS_GUEST,
-                versions::RESET_ENDS_GUEST_MENDED,
                 "ends when the guest is reset, if spice has OpenGL and was built before spice-server 0.15.3",
             ),
         };
-        let fixed = fixed.since();
+        let fixed = fault.mended.since();
         Some((
-            format!("QEMU {} before {fixed} {what}", from.since()),
+            format!("QEMU {} before {fixed} {what}", fault.since.since()),
             format!("QEMU {fixed} or later"),
         ))
     }
@@ -391,6 +374,11 @@ impl Prediction {
         shown.filter_map(|head| head.of.device()).collect()
     }
 
+    /// Returns whether some graphics show the screen of a device.
+    pub(crate) fn shows(&self, id: DeviceId) -> bool {
+        self.head(id).is_some_and(|head| !head.shown_by.is_empty())
+    }
+
     /// Returns the screen of a device; `None` if the prediction has none.
     pub fn head(&self, id: DeviceId) -> Option<&Head> {
         self.heads.iter().find(|head| head.of == HeadOf::Device(id))
@@ -422,14 +410,9 @@ pub fn predict(screens: &Screens, abilities: &Abilities) -> Prediction {
         .filter(|place| screens.vgpus[*place].found().len() > 1)
         .collect();
     // All devices with an unknown display are assumed to have the same display.
-    let alike: &[Option<Found>] = if unsure.is_empty() {
-        &[None]
-    } else {
-        &[
-            Some(Found::Dmabuf),
-            Some(Found::Region),
-            Some(Found::Nothing),
-        ]
+    let alike: &[Found] = match unsure.is_empty() {
+        true => &[Found::Nothing],
+        false => &[Found::Dmabuf, Found::Region, Found::Nothing],
     };
     let x = qemu::possible_x(screens, abilities);
     let mut first: Option<Prediction> = None;
@@ -440,7 +423,7 @@ pub fn predict(screens: &Screens, abilities: &Abilities) -> Prediction {
             .iter()
             .map(|vgpu| match vgpu.found()[..] {
                 [only] => only,
-                _ => world.unwrap_or(Found::Nothing),
+                _ => *world,
             })
             .collect();
         for libvirt in &libvirts {

@@ -4,78 +4,31 @@
 //! `qemu:override` has to name the type, because libvirt writes JSON, where QEMU accepts no other
 //! type (`Invalid parameter type for 'x-no-mmap', expected: boolean`).
 
-use crate::predict::words;
+use crate::predict::words::{self, is_in};
 
 /// Properties that are texts, whatever they look like (hw/vfio/pci.c, hw/pci/pci.c). `addr` may
 /// also be a number, but with another meaning: "2" is slot 2, 2 is function 2 of slot 0.
-const TEXTS: [&str; 9] = [
-    "addr",
-    "bus",
-    "driver",
-    "failover_pair_id",
-    "host",
-    "iommufd",
-    "romfile",
-    "sysfsdev",
-    "vf-token",
-];
+const TEXTS: &str = "\
+    addr bus driver failover_pair_id host iommufd romfile sysfsdev vf-token";
 
 /// Properties whose `on` and `off` are words, because there is also an `auto` (`ON_OFF_AUTO`).
-const WORDS: [&str; 9] = [
-    "display",
-    "enable-migration",
-    "x-device-dirty-page-tracking",
-    "x-igd-legacy-mode",
-    "x-migration-load-config-after-iter",
-    "x-migration-multifd-transfer",
-    "x-msix-relocation",
-    "x-pre-copy-dirty-page-tracking",
-    "x-ramfb-migrate",
-];
+const WORDS: &str = "\
+    display enable-migration x-device-dirty-page-tracking x-igd-legacy-mode \
+    x-migration-load-config-after-iter x-migration-multifd-transfer x-msix-relocation \
+    x-pre-copy-dirty-page-tracking x-ramfb-migrate";
 
 /// Properties that are switches.
-const SWITCHES: [&str; 23] = [
-    "migration-events",
-    "multifunction",
-    "ramfb",
-    "skip-vsc-check",
-    "use-legacy-x86-rom",
-    "x-balloon-allowed",
-    "x-igd-lpc",
-    "x-igd-opregion",
-    "x-no-geforce-quirks",
-    "x-no-kvm-intx",
-    "x-no-kvm-ioeventfd",
-    "x-no-kvm-msi",
-    "x-no-kvm-msix",
-    "x-no-mmap",
-    "x-no-vfio-ioeventfd",
-    "x-pcie-ari-nextfn-1",
-    "x-pcie-err-unc-mask",
-    "x-pcie-ext-tag",
-    "x-pcie-extcap-init",
-    "x-pcie-lnksta-dllla",
-    "x-req",
-    "x-vga",
-    "x-write-lnksta",
-];
+const SWITCHES: &str = "\
+    migration-events multifunction ramfb skip-vsc-check use-legacy-x86-rom x-balloon-allowed \
+    x-igd-lpc x-igd-opregion x-no-geforce-quirks x-no-kvm-intx x-no-kvm-ioeventfd x-no-kvm-msi \
+    x-no-kvm-msix x-no-mmap x-no-vfio-ioeventfd x-pcie-ari-nextfn-1 x-pcie-err-unc-mask \
+    x-pcie-ext-tag x-pcie-extcap-init x-pcie-lnksta-dllla x-req x-vga x-write-lnksta";
 
 /// Properties that are numbers without a sign.
-const NUMBERS: [&str; 13] = [
-    "acpi-index",
-    "romsize",
-    "x-igd-gms",
-    "x-intx-mmap-timeout-ms",
-    "x-nv-gpudirect-clique",
-    "x-pci-class-code",
-    "x-pci-device-id",
-    "x-pci-sub-device-id",
-    "x-pci-sub-vendor-id",
-    "x-pci-vendor-id",
-    "x-vpasid-cap-offset",
-    "xres",
-    "yres",
-];
+const NUMBERS: &str = "\
+    acpi-index romsize x-igd-gms x-intx-mmap-timeout-ms x-nv-gpudirect-clique x-pci-class-code \
+    x-pci-device-id x-pci-sub-device-id x-pci-sub-vendor-id x-pci-vendor-id x-vpasid-cap-offset \
+    xres yres";
 
 /// The type of a property.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,12 +45,12 @@ pub enum Type {
 /// -device vfio-pci-nohotplug,help` of 7.2.22, 10.0.13 and 11.1.3).
 fn type_of(property: &str) -> Option<Type> {
     // addr may also be a number, with another meaning.
-    let is = |list: &[&str]| list.contains(&property) && property != "addr";
-    if is(&TEXTS) || is(&WORDS) {
+    let is = |list| is_in(list, property) && property != "addr";
+    if is(TEXTS) || is(WORDS) {
         Some(Type::Text)
-    } else if is(&SWITCHES) {
+    } else if is(SWITCHES) {
         Some(Type::Switch)
-    } else if is(&NUMBERS) {
+    } else if is(NUMBERS) {
         Some(Type::Number)
     } else {
         None
@@ -107,7 +60,7 @@ fn type_of(property: &str) -> Option<Type> {
 /// Returns QEMU's refusal of a property to which `qemu:override` gives this type and value;
 /// `None` if QEMU accepts them.
 pub(crate) fn mistake(property: &str, kind: &str, value: &str) -> Option<String> {
-    let is_switch = WORDS.contains(&property) && property != "x-msix-relocation";
+    let is_switch = is_in(WORDS, property) && property != "x-msix-relocation";
     if kind == "string" && is_switch && !["on", "off", "auto"].contains(&value) {
         let words = words::filled(words::NO_SUCH_WORD, property);
         return Some(words::filled(&words, value));
@@ -138,7 +91,7 @@ pub(crate) fn place(property: &str) -> u32 {
 
 /// Returns whether QEMU reads the value of a property as a text.
 pub fn is_text(property: &str) -> bool {
-    TEXTS.contains(&property) || WORDS.contains(&property)
+    is_in(TEXTS, property) || is_in(WORDS, property)
 }
 
 /// Returns the value of a `-set` in the form of `qemu:override`: switches are `true` and `false`,

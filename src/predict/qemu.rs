@@ -10,7 +10,7 @@ use crate::predict::arguments::{Local, Setting, told};
 use crate::predict::frontends::{self, Console, libvirts_local, local, of_kind};
 use crate::predict::properties;
 use crate::predict::screens::{Card, Found, Frontend, Screens, Vgpu};
-use crate::predict::versions::{Libvirt, Qemu};
+use crate::predict::versions::*;
 use crate::predict::{About, HeadOf, Refusal, Stage, words};
 
 /// Returns the screens in QEMU's order.
@@ -157,7 +157,7 @@ fn before_devices(screens: &Screens, abilities: &Abilities, qemu: &Qemu, x: X) -
     }
     // -audiodev comes before the devices.
     let is_dbus = local.is_some_and(|(kind, _)| kind == GraphicsType::Dbus);
-    if qemu.audio_needs_dbus && !is_dbus && screens.audio.iter().any(|kind| kind == "dbus") {
+    if qemu.has(AUDIO_NEEDS_DBUS) && !is_dbus && screens.audio.iter().any(|kind| kind == "dbus") {
         return refuse(About::Domain, words::NO_DBUS_FOR_AUDIO, false);
     }
     None
@@ -230,7 +230,7 @@ fn early_display(screens: &Screens, qemu: &Qemu, x: X) -> Option<String> {
     let name = own.kind.word()?;
     match own.kind {
         Local::EglHeadless | Local::Dbus => {
-            return no_render_node(screens).filter(|_| qemu.egl_before_devices);
+            return no_render_node(screens).filter(|_| qemu.has(EGL_BEFORE_DEVICES));
         }
         Local::None | Local::NoGraphic => {}
         // gtk has OpenGL if it can open a screen.
@@ -244,7 +244,7 @@ fn early_display(screens: &Screens, qemu: &Qemu, x: X) -> Option<String> {
         gl => gl == Some(true),
     };
     gl.then(|| {
-        if qemu.no_opengl_names_display {
+        if qemu.has(NO_OPENGL_NAMES_DISPLAY) {
             words::filled(words::NO_OPENGL_IN_BACKEND, name)
         } else {
             words::NO_OPENGL_IN_DISPLAY.into()
@@ -255,7 +255,9 @@ fn early_display(screens: &Screens, qemu: &Qemu, x: X) -> Option<String> {
 /// Returns QEMU's refusal of the user's own local display after it has made the devices, if any.
 fn late_display(screens: &Screens, qemu: &Qemu, x: X) -> Option<String> {
     match screens.arguments.display.as_ref()?.kind {
-        Local::EglHeadless | Local::Dbus if !qemu.egl_before_devices => no_render_node(screens),
+        Local::EglHeadless | Local::Dbus if !qemu.has(EGL_BEFORE_DEVICES) => {
+            no_render_node(screens)
+        }
         Local::Gtk if !opens_for_gtk(screens, x) => Some("gtk initialization failed".into()),
         // libvirt gives QEMU no terminal.
         Local::Curses => Some("We need a terminal output".into()),
@@ -279,9 +281,13 @@ fn card_refusal(cards: &[Card], earlier: &[&[Card]], qemu: &Qemu, opengl: bool) 
             return refuse(About::Domain, words::SECOND_3D_CARD, true);
         }
         if !opengl {
-            return refuse(About::Domain, qemu.no_opengl, true);
+            let words = match qemu.has(NO_OPENGL_SAID_AT_LENGTH) {
+                true => words::NO_OPENGL_AT_LENGTH,
+                false => words::NO_OPENGL,
+            };
+            return refuse(About::Domain, words, true);
         }
-        let is_blob = card.settings.blob == Some(Switch::On) && !qemu.blob_with_virgl;
+        let is_blob = card.settings.blob == Some(Switch::On) && !qemu.has(BLOB_WITH_VIRGL);
         refuse(About::Domain, words::BLOB_AND_VIRGL, false).filter(|_| is_blob)
     })
 }
@@ -385,7 +391,7 @@ fn vfio_device(
         return say(words, false);
     }
     // hw/nvram/fw_cfg.c accepts each file once.
-    if opregion.unwrap_or(qemu.opregion_by_default)
+    if opregion.unwrap_or(qemu.has(OPREGION_BY_DEFAULT))
         && vgpu.has_opregion() == Some(true)
         && std::mem::replace(&mut once.opregion, true)
     {

@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::device::id::DeviceId;
 use crate::domain::{
     Domain, GraphicsSettings, GraphicsType, Listen, Misread, QEMU_NAMESPACE, Reach, VideoSettings,
+    in_qemu,
 };
 use crate::predict::abilities::Abilities;
 use crate::predict::arguments::{Arguments, Device, Setting};
@@ -22,7 +23,7 @@ pub use vgpu::{Found, Vgpu};
 use vgpu::vgpus;
 
 /// A video card that QEMU emulates.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Card {
     /// The card's place among the domain's `<video>` elements. `None` if libvirt adds the card
     /// because there are `<graphics>` and no `<video>` (libvirt src/conf/domain_conf.c,
@@ -209,14 +210,11 @@ impl Screens {
         self.cards.retain(|card| card.place.is_some());
         if !self.video_said && !self.frontends.is_empty() {
             self.cards.push(Card {
-                place: None,
-                model: None,
-                gl: false,
-                dmabuf: false,
                 settings: VideoSettings {
                     heads: 1,
                     ..VideoSettings::default()
                 },
+                ..Card::default()
             });
         }
     }
@@ -353,12 +351,9 @@ fn frontends(domain: &Domain<'_, '_>, abilities: &Abilities) -> Vec<Frontend> {
 /// Returns whether QEMU gets an X or a Wayland display from its environment.
 fn has_a_screen(domain: &Domain<'_, '_>) -> bool {
     let variables = ["DISPLAY", "WAYLAND_DISPLAY", "GDK_BACKEND"];
-    domain.element.children().any(|child| {
-        child.is(Some(QEMU_NAMESPACE), "commandline")
-            && child.children().any(|env| {
-                let name = env.attribute("name");
-                env.is(Some(QEMU_NAMESPACE), "env")
-                    && name.is_some_and(|name| variables.contains(&name.as_ref()))
-            })
+    in_qemu(domain.element, "commandline").any(|env| {
+        let name = env.attribute("name");
+        env.is(Some(QEMU_NAMESPACE), "env")
+            && name.is_some_and(|name| variables.contains(&name.as_ref()))
     })
 }

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::device::id::DeviceId;
 use crate::device::version::Version;
-use crate::domain::{Domain, GraphicsType, QEMU_NAMESPACE, Reach, Video};
+use crate::domain::{Domain, GraphicsType, Reach, Video, of_qemu};
 use crate::predict::abilities::Abilities;
 use crate::predict::screens::{Card, Found, Frontend, Screens, Vgpu};
 
@@ -30,32 +30,17 @@ const PROPERTIES: [&str; 3] = ["display", "ramfb", "x-igd-opregion"];
 /// `spice none gl + vnc tcp | vga + dmabuf ramfb + off`. A `-` stands for no frontend or no screen.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Shape {
-    frontends: Vec<Shown>,
+    frontends: Vec<Frontend>,
     text: String,
-}
-
-/// A frontend of a shape.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Shown {
-    kind: GraphicsType,
-    gl: bool,
-    tcp: bool,
-    rendernode: Option<String>,
 }
 
 impl Shape {
     /// Returns the shape of a domain with these screens; `None` if it has a part that is not read.
     pub fn of(domain: &Domain<'_, '_>, screens: &Screens) -> Option<Self> {
-        let is_of_qemu = |name: &str| {
-            let mut children = domain.element.children();
-            children.any(|child| child.is(Some(QEMU_NAMESPACE), name))
-        };
-        let is_unread = is_of_qemu("commandline")
-            || is_of_qemu("capabilities")
-            || domain
-                .graphics
-                .iter()
-                .any(|graphics| graphics.kind.is_none())
+        let has = |name| of_qemu(domain.element, name).next().is_some();
+        let is_unread = has("commandline")
+            || has("capabilities")
+            || domain.graphics.iter().any(|one| one.kind.is_none())
             || screens.is_ambiguous()
             || screens.lacks_kvm().is_some();
         if is_unread {
@@ -81,14 +66,8 @@ impl Shape {
         if let Some(machine) = unusual_machine(domain) {
             text = format!("{machine}: {text}");
         }
-        let shown = |frontend: &Frontend| Shown {
-            kind: frontend.kind,
-            gl: frontend.gl,
-            tcp: frontend.reach != Reach::Local,
-            rendernode: frontend.rendernode.clone(),
-        };
         Some(Shape {
-            frontends: screens.frontends.iter().map(shown).collect(),
+            frontends: screens.frontends.clone(),
             text,
         })
     }
@@ -247,12 +226,13 @@ static MEASURED: LazyLock<Vec<Measured>> = LazyLock::new(|| {
 pub fn measured(shape: &Shape, abilities: &Abilities) -> Option<&'static Measured> {
     let Abilities { qemu, libvirt, .. } = abilities;
     let (qemu, libvirt) = (qemu.as_ref()?, libvirt.as_ref()?);
-    let is_built_without = |shown: &Shown| {
+    let is_built_without = |frontend: &Frontend| {
         let lacks = |word: &str| abilities.has(word) == Some(false);
-        let spice_gl = shown.kind == GraphicsType::Spice && shown.gl;
-        lacks(shown.kind.word())
+        let spice_gl = frontend.kind == GraphicsType::Spice && frontend.gl;
+        let spice_gl_over_tcp = spice_gl && frontend.reach != Reach::Local;
+        lacks(frontend.kind.word())
             || spice_gl && lacks("spice-gl")
-            || spice_gl && shown.tcp && abilities.spice_gl_over_tcp == Some(false)
+            || spice_gl_over_tcp && abilities.spice_gl_over_tcp == Some(false)
     };
     if shape.frontends.iter().any(is_built_without) {
         return None;
@@ -267,6 +247,7 @@ mod tests {
     use super::*;
     use crate::device::evidence::{Evidence, Method, resolve};
     use crate::device::facts::{Display, Facts, Reason};
+    use crate::domain::QEMU_NAMESPACE;
     use crate::predict::screens::Known;
     use crate::xml::Document;
 
@@ -378,39 +359,33 @@ mod tests {
         assert_eq!(shape(&domain(&good, ""), Method::Rule), None, "believed");
         let off = format!("{NONE}{}", hostdev(2, "display='off'"));
         assert!(shape(&domain(&off, ""), Method::Rule).is_some());
-        for (devices, rest) in [
-            (&good, property("x-no-mmap")),
+        let qemu = |inner: &str| format!("<qemu:{inner}</domain>");
+        for (from, to) in [
+            ("</domain>", property("x-no-mmap") + "</domain>"),
             (
-                &good,
-                "<qemu:commandline><qemu:arg value='-s'/></qemu:commandline>".into(),
+                "</domain>",
+                qemu("commandline><qemu:arg value='-s'/></qemu:commandline>"),
             ),
             (
-                &good,
-                "<qemu:capabilities><qemu:del capability='device.json'/></qemu:capabilities>"
-                    .into(),
+                "</domain>",
+                qemu("capabilities><qemu:del capability='x'/></qemu:capabilities>"),
+            ),
+            ("type='spice'", "type='desktop'".into()),
+            (
+                "type='none'/></video>",
+                "type='vga' heads='2'/></video>".into(),
             ),
             (
-                &good.replace("<graphics type='spice'>", "<graphics type='desktop'>"),
-                String::new(),
+                "type='none'/></video>",
+                "type='virtio' blob='on'/></video>".into(),
             ),
             (
-                &good.replace("<model type='none'/>", "<model type='vga' heads='2'/>"),
-                String::new(),
+                NONE,
+                "<video><driver iommu='on'/><model type='virtio'/></video>".into(),
             ),
-            (
-                &good.replace("<model type='none'/>", "<model type='virtio' blob='on'/>"),
-                String::new(),
-            ),
-            (
-                &good.replace(
-                    "<model type='none'/>",
-                    "<driver iommu='on'/><model type='virtio'/>",
-                ),
-                String::new(),
-            ),
-            (&format!("{good}{device}"), String::new()),
+            (&device, device.repeat(2)),
         ] {
-            let text = domain(devices, &rest);
+            let text = domain(&good, "").replace(from, &to);
             assert_eq!(shape(&text, Method::Probe), None, "{text}");
         }
     }

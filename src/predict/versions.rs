@@ -13,6 +13,7 @@
 
 use crate::device::id::DeviceId;
 use crate::device::version::Version;
+use crate::domain::Versions;
 use crate::predict::abilities::Abilities;
 use crate::predict::{Program, Refusal, words};
 
@@ -67,7 +68,28 @@ impl Change {
 
     /// Returns whether a version has the change.
     pub(crate) fn is_in(&self, version: &Version) -> bool {
-        *version >= self.since()
+        version.is_from(self.0)
+    }
+}
+
+/// A fault of QEMU's.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Fault {
+    /// The change that brought the fault.
+    pub since: Change,
+    /// The change that mended it.
+    pub mended: Change,
+}
+
+impl Fault {
+    const fn new(since: &'static [u32], mended: &'static [u32]) -> Self {
+        let (since, mended) = (Change(since), Change(mended));
+        Fault { since, mended }
+    }
+
+    /// Returns whether a version has the fault.
+    pub(crate) fn is_in(&self, version: &Version) -> bool {
+        self.since.is_in(version) && !self.mended.is_in(version)
     }
 }
 
@@ -86,19 +108,16 @@ pub(crate) const SPICE_GL_OVER_TCP: Change = Change(&[10, 1]);
 /// 16cbb43302a2 "vfio/igd: Enable OpRegion by default".
 pub(crate) const OPREGION_BY_DEFAULT: Change = Change(&[10, 1]);
 
-/// QEMU reads out of bounds when it looks for a region beyond a device's last one: 95cdb024515b
-/// (10.1.0). That happens when the screen is first drawn.
-pub(crate) const REGION_FAULT: Change = Change(&[10, 1]);
-
-/// QEMU no longer reads out of bounds for such a region: ecbe424a63c9 (10.2.0 and 10.1.3).
-pub(crate) const REGION_FAULT_MENDED: Change = Change(&[10, 1, 3]);
+/// QEMU looks up a region beyond a device's last one out of bounds when the screen is first drawn:
+/// 95cdb024515b (10.1.0) to ecbe424a63c9 (10.2.0 and 10.1.3).
+pub(crate) const REGION_FAULT: Fault = Fault::new(&[10, 1], &[10, 1, 3]);
 
 /// sdl can show a dmabuf (52053b7e0a0e), but only where it draws with EGL. QEMU 10.2.2 can't and
 /// 11.1.3 can; 11.0 was not read.
 const SDL_DMABUF: Change = Change(&[11, 0]);
 
 /// A card with 3D that finds no OpenGL is refused with another message: QEMU 9.1.0, 0fa57cbfa7.
-const NO_OPENGL_SAID_AT_LENGTH: Change = Change(&[9, 1]);
+pub(crate) const NO_OPENGL_SAID_AT_LENGTH: Change = Change(&[9, 1]);
 
 /// QEMU refuses a device without the requested OpRegion with another message, and no longer refuses
 /// a PCI device that is not Intel's: QEMU 10.0.0, ae9d9ec4a6 and e46b7af508.
@@ -107,18 +126,13 @@ const OPREGION_BY_IGD: Change = Change(&[10, 0]);
 /// A virtio card may have blob resources and 3D: QEMU 9.2.0, 7c092f17cc.
 pub(crate) const BLOB_WITH_VIRGL: Change = Change(&[9, 2]);
 
-/// A dmabuf has no size, so a screen that ramfb has shown stays black: QEMU 8.1.0, 9ac06df8b6.
-pub(crate) const DMABUF_WITHOUT_SIZE: Change = Change(&[8, 1]);
+/// A dmabuf has no size, so a screen that ramfb has shown stays black: QEMU 8.1.0, 9ac06df8b6, to
+/// 8.2.0 and 8.1.2, 931150e56b.
+pub(crate) const DMABUF_WITHOUT_SIZE: Fault = Fault::new(&[8, 1], &[8, 1, 2]);
 
-/// A dmabuf has a size again: QEMU 8.2.0 and 8.1.2, 931150e56b.
-pub(crate) const DMABUF_WITHOUT_SIZE_MENDED: Change = Change(&[8, 1, 2]);
-
-/// QEMU ends when a guest's screen goes off, as it does at a reset, if spice has OpenGL and QEMU
-/// was built with spice-server before 0.15.3: QEMU 10.1.0, 98a050ca93.
-pub(crate) const RESET_ENDS_GUEST: Change = Change(&[10, 1]);
-
-/// Spice no longer ends QEMU when a guest's screen goes off: QEMU 10.2.0 and 10.1.1, 62fd247a24.
-pub(crate) const RESET_ENDS_GUEST_MENDED: Change = Change(&[10, 1, 1]);
+/// Spice with OpenGL ends QEMU when a guest's screen goes off, as at its reset, if QEMU was built
+/// with spice-server before 0.15.3: QEMU 10.1.0, 98a050ca93, to 10.2.0 and 10.1.1, 62fd247a24.
+pub(crate) const RESET_ENDS_GUEST: Fault = Fault::new(&[10, 1], &[10, 1, 1]);
 
 /// libvirt lets qemu-vnc serve VNC from a dbus display that is on a bus (12.5.0, with QEMU 11.1;
 /// NEWS): QEMU then gets no `-vnc` at all.
@@ -132,10 +146,10 @@ const QEMU_VNC: Change = Change(&[11, 1]);
 pub(crate) const PCI_DISPLAY: Change = Change(&[10, 3]);
 
 /// libvirt has `<graphics type='dbus'>` (8.4.0; docs/formatdomain.rst).
-const DBUS: Change = Change(&[8, 4]);
+pub(crate) const DBUS: Change = Change(&[8, 4]);
 
 /// libvirt has `<graphics type='rdp'>` for QEMU (11.1.0; docs/formatdomain.rst).
-const RDP: Change = Change(&[11, 1]);
+pub(crate) const RDP: Change = Change(&[11, 1]);
 
 /// libvirt describes devices to QEMU in JSON if QEMU accepts it ([`DEVICE_JSON_QEMU`]): libvirt
 /// 7.9.0, c9b13e0557.
@@ -184,55 +198,46 @@ pub(crate) fn devices_are_json(
 
 /// QEMU's refusal of a display without OpenGL ("OpenGL is not supported by display backend") names
 /// the display: 9.1.0, 7aea035a60.
-const NO_OPENGL_NAMES_DISPLAY: Change = Change(&[9, 1]);
+pub(crate) const NO_OPENGL_NAMES_DISPLAY: Change = Change(&[9, 1]);
 
 /// QEMU opens the render node of its local display before it makes devices: 8.0.0, 0e1be59ed9.
-const EGL_BEFORE_DEVICES: Change = Change(&[8, 0]);
+pub(crate) const EGL_BEFORE_DEVICES: Change = Change(&[8, 0]);
 
 /// Audio of type dbus needs a dbus display: after 10.2 (audio/dbusaudio.c). 10.0.13 starts without
 /// one, and 11.1.3 does not (measured); 11.0 was not read.
-const AUDIO_NEEDS_DBUS: Change = Change(&[11, 0]);
+pub(crate) const AUDIO_NEEDS_DBUS: Change = Change(&[11, 0]);
 
 /// A QEMU that the host may have.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Qemu {
-    /// True if VNC binds itself to the first screen.
-    pub vnc_binds: bool,
+    version: Version,
+    /// True if the host's version is known, and this one stands for no other.
+    is_known: bool,
     /// True if spice with OpenGL may listen on TCP.
     pub spice_gl_over_tcp: bool,
-    /// True if QEMU passes on the OpRegion by default, and does not refuse a missing one.
-    pub opregion_by_default: bool,
     /// True if sdl can show dmabufs.
     pub sdl_takes_dmabuf: bool,
-    /// True if a region display may crash QEMU.
-    pub region_fault: bool,
-    /// True if a dmabuf has no size.
-    pub dmabuf_without_size: bool,
-    /// True if a guest's reset may end QEMU while spice has OpenGL.
-    pub reset_ends_guest: bool,
-    /// True if a virtio card may have blob resources and 3D.
-    pub blob_with_virgl: bool,
-    /// The message with which a card with 3D reports missing OpenGL.
-    pub no_opengl: &'static str,
-    /// True if the refusal of a local display without OpenGL names the display.
-    pub no_opengl_names_display: bool,
-    /// True if the local display opens its render node before there are devices.
-    pub egl_before_devices: bool,
-    /// True if audio of type dbus needs a dbus display.
-    pub audio_needs_dbus: bool,
-    /// True if hw/vfio/igd.c looks for an OpRegion only on a PCI device of Intel's, and ignores all
-    /// others.
-    pub opregion_by_igd: bool,
 }
 
 impl Qemu {
+    /// Returns whether this QEMU has a change.
+    pub(crate) fn has(&self, change: Change) -> bool {
+        change.is_in(&self.version)
+    }
+
+    /// Returns whether this QEMU certainly has a fault. Few versions have one, so it does not count
+    /// if the version is not known.
+    pub(crate) fn has_fault(&self, fault: Fault) -> bool {
+        self.is_known && fault.is_in(&self.version)
+    }
+
     /// Returns QEMU's message if it refuses a device without the requested OpRegion; `None` if it
     /// does not refuse it.
     pub(crate) fn refuses_opregion(&self, id: DeviceId) -> Option<&'static str> {
         match id {
-            _ if self.opregion_by_default => None,
-            DeviceId::Pci(_) if self.opregion_by_igd => None,
-            _ if self.opregion_by_igd => Some(words::NO_OPREGION_BY_IGD),
+            _ if self.has(OPREGION_BY_DEFAULT) => None,
+            DeviceId::Pci(_) if self.has(OPREGION_BY_IGD) => None,
+            _ if self.has(OPREGION_BY_IGD) => Some(words::NO_OPREGION_BY_IGD),
             _ => Some(words::NO_OPREGION),
         }
     }
@@ -240,64 +245,31 @@ impl Qemu {
     /// Returns the QEMUs that the host may have: several if the version is not known or does not
     /// decide alone.
     pub(crate) fn possible(abilities: &Abilities) -> Vec<Self> {
-        let Some(version) = &abilities.qemu else {
+        let versions = match &abilities.qemu {
+            Some(version) => vec![version.clone()],
             // Whatever a version in between does, one of these does, too.
-            return [&[7, 2][..], &[9, 0], &[10, 1], &LAST_QEMU]
-                .into_iter()
-                .flat_map(|numbers| {
-                    Self::possible(&Abilities {
-                        qemu: Some(Version::of(numbers)),
-                        ..abilities.clone()
-                    })
-                })
-                // Few versions have these bugs, so the bugs count only for a known version.
-                .map(|qemu| Qemu {
-                    region_fault: false,
-                    reset_ends_guest: false,
-                    ..qemu
-                })
-                .collect();
-        };
-        let has = |change: Change| change.is_in(version);
-        let over_tcp = match abilities.spice_gl_over_tcp {
-            _ if !has(SPICE_GL_OVER_TCP) => vec![false],
-            Some(known) => vec![known],
-            None => vec![true, false],
-        };
-        let sdl = if has(SDL_DMABUF) {
-            // sdl shows dmabufs only if its window has EGL; under Xvfb on sid, it had none
-            // (measured).
-            // (measured).
-            vec![false, true]
-        } else {
-            vec![false]
+            None => [&[7, 2][..], &[9, 0], &[10, 1], &LAST_QEMU]
+                .map(Version::of)
+                .into(),
         };
         let mut all = Vec::new();
-        for spice_gl_over_tcp in over_tcp {
-            for sdl_takes_dmabuf in &sdl {
-                all.push(Qemu {
-                    vnc_binds: has(VNC_BINDS),
+        for version in versions {
+            let over_tcp = match abilities.spice_gl_over_tcp {
+                _ if !SPICE_GL_OVER_TCP.is_in(&version) => vec![false],
+                Some(known) => vec![known],
+                None => vec![true, false],
+            };
+            // Only if its window has EGL, which that under Xvfb on sid had not (measured).
+            let sdl = [false]
+                .into_iter()
+                .chain(SDL_DMABUF.is_in(&version).then_some(true));
+            for spice_gl_over_tcp in over_tcp {
+                all.extend(sdl.clone().map(|sdl_takes_dmabuf| Qemu {
+                    version: version.clone(),
+                    is_known: abilities.qemu.is_some(),
                     spice_gl_over_tcp,
-                    opregion_by_default: has(OPREGION_BY_DEFAULT),
-                    sdl_takes_dmabuf: *sdl_takes_dmabuf,
-                    region_fault: has(REGION_FAULT) && !has(REGION_FAULT_MENDED),
-                    dmabuf_without_size: has(DMABUF_WITHOUT_SIZE)
-                        && !has(DMABUF_WITHOUT_SIZE_MENDED),
-                    // Both depend on the version of spice-server.
-                    reset_ends_guest: has(RESET_ENDS_GUEST)
-                        && !has(RESET_ENDS_GUEST_MENDED)
-                        && !spice_gl_over_tcp,
-                    blob_with_virgl: has(BLOB_WITH_VIRGL),
-                    no_opengl: if has(NO_OPENGL_SAID_AT_LENGTH) {
-                        words::NO_OPENGL_AT_LENGTH
-                    } else {
-                        words::NO_OPENGL
-                    },
-                    no_opengl_names_display: has(NO_OPENGL_NAMES_DISPLAY),
-                    egl_before_devices: has(EGL_BEFORE_DEVICES),
-                    audio_needs_dbus: has(AUDIO_NEEDS_DBUS),
-                    opregion_by_igd: has(OPREGION_BY_IGD),
-                });
+                    sdl_takes_dmabuf,
+                }));
             }
         }
         all
@@ -305,14 +277,9 @@ impl Qemu {
 }
 
 /// A libvirt that the host may have.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Libvirt {
-    /// True if PCI hostdevs have `display` and `ramfb`.
-    pub pci_display: bool,
-    /// True if libvirt has `<graphics type='dbus'>`.
-    pub dbus: bool,
-    /// True if libvirt has `<graphics type='rdp'>`.
-    pub rdp: bool,
+    version: Version,
     /// True if qemu-vnc serves VNC beside a dbus display on a bus.
     pub vnc_from_dbus: bool,
 }
@@ -321,42 +288,37 @@ impl Libvirt {
     /// Returns the libvirts that the host may have. An unknown version may have everything or lack
     /// everything.
     pub(crate) fn possible(abilities: &Abilities) -> Vec<Self> {
-        let Some(version) = &abilities.libvirt else {
-            let every = |has| Libvirt {
-                pci_display: has,
-                dbus: has,
-                rdp: has,
-                vnc_from_dbus: has,
-            };
-            return vec![every(true), every(false)];
+        let of = |version: &Version, vnc_from_dbus| Libvirt {
+            version: version.clone(),
+            vnc_from_dbus,
         };
-        let has = |change: Change| change.is_in(version);
-        // qemu-vnc comes with QEMU 11.1, perhaps in a separate package.
-        let has_helper = match &abilities.qemu {
-            Some(qemu) if !QEMU_VNC.is_in(qemu) => vec![false],
-            _ => vec![true, false],
-        };
-        let from_dbus = if has(VNC_FROM_DBUS) {
-            has_helper
-        } else {
-            vec![false]
-        };
-        from_dbus
-            .into_iter()
-            .map(|vnc_from_dbus| Libvirt {
-                pci_display: has(PCI_DISPLAY),
-                dbus: has(DBUS),
-                rdp: has(RDP),
-                vnc_from_dbus,
-            })
-            .collect()
+        match (&abilities.libvirt, &abilities.qemu) {
+            (None, _) => vec![
+                of(&Version::of(&[u32::MAX]), true),
+                of(&Version::of(&[0]), false),
+            ],
+            (Some(version), _) if !VNC_FROM_DBUS.is_in(version) => vec![of(version, false)],
+            // qemu-vnc comes with QEMU 11.1, perhaps in a package of its own.
+            (Some(version), Some(qemu)) if !QEMU_VNC.is_in(qemu) => vec![of(version, false)],
+            (Some(version), _) => vec![of(version, true), of(version, false)],
+        }
+    }
+
+    /// Returns whether this libvirt has a change.
+    pub(crate) fn has(&self, change: Change) -> bool {
+        change.is_in(&self.version)
+    }
+
+    /// Returns whether this libvirt has the check that these versions have.
+    pub(crate) fn has_check(&self, Versions { since, until, .. }: Versions) -> bool {
+        self.version.is_from(since) && (until.is_empty() || !self.version.is_from(until))
     }
 
     /// Returns whether libvirt passes on `display` and `ramfb` of a device to QEMU.
     pub(crate) fn takes_display(&self, id: DeviceId) -> bool {
         match id {
             DeviceId::Mdev(_) => true,
-            DeviceId::Pci(_) => self.pci_display,
+            DeviceId::Pci(_) => self.has(PCI_DISPLAY),
         }
     }
 }

@@ -4,6 +4,11 @@
 //! A `*` stands for the part that QEMU fills in ([`filled`]). docs/qemu-and-libvirt.md has the
 //! versions and commits.
 
+/// Returns whether a text is one of the words in a list, which has blanks between them.
+pub(crate) fn is_in(list: &str, text: &str) -> bool {
+    list.split(' ').any(|word| word == text && !text.is_empty())
+}
+
 /// Returns a message with its first `*` replaced by `with`.
 pub(crate) fn filled(words: &str, with: &str) -> String {
     words.replacen('*', with, 1)

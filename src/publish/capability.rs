@@ -15,7 +15,6 @@ pub(crate) const TYPE: &str = "vfio_display";
 pub fn of_device(finding: &Finding, hints: &[Hint]) -> String {
     wrap(
         &format!("capability type='{TYPE}'"),
-        "capability",
         &content(finding, hints),
     )
 }
@@ -27,26 +26,18 @@ pub(crate) fn of_parent<'a>(
 ) -> String {
     let types: Vec<String> = types
         .map(|(id, finding, hints)| {
-            wrap(
-                &format!("type id='{}'", escape(id)),
-                "type",
-                &content(finding, hints),
-            )
+            let start = format!("type id='{}'", escape(id));
+            wrap(&start, &content(finding, hints))
         })
         .collect();
-    wrap(
-        &format!("capability type='{TYPE}'"),
-        "capability",
-        &types.join("\n"),
-    )
+    wrap(&format!("capability type='{TYPE}'"), &types.join("\n"))
 }
 
-fn wrap(start: &str, end: &str, content: &str) -> String {
-    let mut text = format!("<{start}>\n");
-    for line in content.lines() {
-        let _ = writeln!(text, "  {line}");
-    }
-    text + "</" + end + ">"
+/// Returns an element around lines. `start` is its start tag without the brackets.
+fn wrap(start: &str, content: &str) -> String {
+    let name = start.split(' ').next().unwrap_or_default();
+    let lines = content.lines().map(|line| format!("  {line}\n"));
+    format!("<{start}>\n{}</{name}>", lines.collect::<String>())
 }
 
 fn content(finding: &Finding, hints: &[Hint]) -> String {
@@ -77,7 +68,7 @@ fn content(finding: &Finding, hints: &[Hint]) -> String {
     }
     if !hints.is_empty() {
         let options: Vec<String> = hints.iter().map(option).collect();
-        lines.push(wrap("require", "require", &options.join("\n")));
+        lines.push(wrap("require", &options.join("\n")));
     }
     if let Some(evidence) = &finding.evidence {
         let attributes = evidence_parts(evidence)

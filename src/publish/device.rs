@@ -4,7 +4,6 @@
 //! `virNodeDeviceDefFormat`. Some elements (names from pci.ids, NUMA, PCI Express links) only
 //! libvirt can know. They are left out, as libvirt's schema allows.
 
-use std::fmt::Write as _;
 use std::path::Path;
 
 use crate::device::id::{DeviceId, PciAddress};
@@ -53,14 +52,10 @@ pub(crate) fn mdev(mdev: &Mdev<'_>) -> String {
         mdev.id
     );
     if let Some(parent) = mdev.parent {
-        let _ = writeln!(
-            capability,
-            "    <parent_addr>{}</parent_addr>",
-            escape(parent)
-        );
+        capability += &format!("    <parent_addr>{}</parent_addr>\n", escape(parent));
     }
     if let Some(group) = mdev.active.and_then(|device| device.iommu_group) {
-        let _ = writeln!(capability, "    <iommuGroup number='{group}'/>");
+        capability += &format!("    <iommuGroup number='{group}'/>\n");
     }
     let path = mdev.active.map(|device| device.path.as_path());
     let driver = mdev.active.and_then(|device| device.driver.as_deref());
@@ -91,27 +86,20 @@ pub(crate) fn pci(pci: &Pci, path: &Path, driver: Option<&str>, parent: Option<&
         pci.vendor
     );
     if let Some(physfn) = pci.physfn {
-        let _ = writeln!(
-            capability,
-            "    <capability type='phys_function'>\n      {}\n    </capability>",
-            address(physfn)
-        );
+        let address = address(physfn);
+        capability +=
+            &format!("    <capability type='phys_function'>\n      {address}\n    </capability>\n");
     }
     if !pci.virtfns.is_empty() || pci.total_vfs.is_some_and(|total| total > 0) {
-        let count = pci
-            .total_vfs
-            .map(|total| format!(" maxCount='{total}'"))
-            .unwrap_or_default();
-        let _ = write!(capability, "    <capability type='virt_functions'{count}");
-        if pci.virtfns.is_empty() {
-            capability.push_str("/>\n");
-        } else {
-            capability.push_str(">\n");
-            for function in &pci.virtfns {
-                let _ = writeln!(capability, "      {}", address(*function));
-            }
-            capability.push_str("    </capability>\n");
-        }
+        let count = pci.total_vfs.map(|total| format!(" maxCount='{total}'"));
+        capability += &format!(
+            "    <capability type='virt_functions'{}",
+            count.unwrap_or_default()
+        );
+        capability += &match addresses(&pci.virtfns) {
+            none if none.is_empty() => "/>\n".to_owned(),
+            functions => format!(">\n{functions}    </capability>\n"),
+        };
     }
     if let Some(parent) = parent {
         capability.push_str(&mdev_types(parent));
@@ -121,11 +109,10 @@ pub(crate) fn pci(pci: &Pci, path: &Path, driver: Option<&str>, parent: Option<&
         .as_ref()
         .filter(|(_, members)| !members.is_empty())
     {
-        let _ = writeln!(capability, "    <iommuGroup number='{group}'>");
-        for member in members {
-            let _ = writeln!(capability, "      {}", address(*member));
-        }
-        capability.push_str("    </iommuGroup>\n");
+        capability += &format!(
+            "    <iommuGroup number='{group}'>\n{}    </iommuGroup>\n",
+            addresses(members)
+        );
     }
     let above = path
         .parent()
@@ -171,13 +158,12 @@ fn mdev_types(parent: &Parent) -> String {
     });
     let mut text = String::new();
     for of_type in types {
-        let _ = writeln!(text, "      <type id='{}'>", escape(&of_type.id));
+        text += &format!("      <type id='{}'>\n", escape(&of_type.id));
         if let Some(name) = &of_type.name {
-            let _ = writeln!(text, "        <name>{}</name>", escape(name));
+            text += &format!("        <name>{}</name>\n", escape(name));
         }
-        let _ = writeln!(
-            text,
-            "        <deviceAPI>{}</deviceAPI>\n        <availableInstances>{}</availableInstances>\n      </type>",
+        text += &format!(
+            "        <deviceAPI>{}</deviceAPI>\n        <availableInstances>{}</availableInstances>\n      </type>\n",
             escape(of_type.device_api.as_deref().unwrap_or_default()),
             of_type.available_instances.unwrap_or_default()
         );
@@ -197,17 +183,20 @@ fn device(
 ) -> String {
     let mut text = format!("<device>\n  <name>{}</name>\n", escape(name));
     if let Some(path) = path {
-        let _ = writeln!(text, "  <path>{}</path>", escape(&path.to_string_lossy()));
+        text += &format!("  <path>{}</path>\n", escape(&path.to_string_lossy()));
     }
-    let _ = writeln!(text, "  <parent>{}</parent>", escape(parent));
+    text += &format!("  <parent>{}</parent>\n", escape(parent));
     if let Some(driver) = driver {
-        let _ = writeln!(
-            text,
-            "  <driver>\n    <name>{}</name>\n  </driver>",
-            escape(driver)
-        );
+        let driver = escape(driver);
+        text += &format!("  <driver>\n    <name>{driver}</name>\n  </driver>\n");
     }
     text + capability + "</device>\n"
+}
+
+/// Returns addresses as lines.
+fn addresses(all: &[PciAddress]) -> String {
+    let lines = all.iter().map(|one| format!("      {}\n", address(*one)));
+    lines.collect()
 }
 
 fn address(address: PciAddress) -> String {

@@ -140,26 +140,24 @@ fn displays_of_types(inventory: &Inventory) -> (BTreeMap<&str, String>, Vec<Stri
     let types = types.map(|entry| (Some(entry.type_id.as_str()), &entry.finding));
     let devices = inventory.devices.iter();
     let devices = devices.map(|entry| (entry.type_id.as_deref(), &entry.finding));
-    let mut known: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
+    let mut found: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
     for (type_id, finding) in types.chain(devices) {
         if let (Some(type_id), Display::Known(_)) = (type_id, &finding.facts.display) {
             let words = finding.facts.display.words().join("-");
-            known.entry(type_id).or_default().insert(words);
+            found.entry(type_id).or_default().insert(words);
         }
     }
-    let mut left_out = Vec::new();
-    known.retain(|type_id, words| {
+    let (mut known, mut left_out) = (BTreeMap::new(), Vec::new());
+    for (type_id, words) in found {
         let is_clear = words.len() == 1;
-        if !is_clear {
-            let words: Vec<&str> = words.iter().map(String::as_str).collect();
-            left_out.push(format!("{type_id}: its displays are {}", words.join(", ")));
+        let words = Vec::from_iter(words).join(", ");
+        if is_clear {
+            known.insert(type_id, words);
+        } else {
+            left_out.push(format!("{type_id}: its displays are {words}"));
         }
-        is_clear
-    });
-    let known = known
-        .into_iter()
-        .filter_map(|(type_id, words)| Some((type_id, words.into_iter().next()?)));
-    (known.collect(), left_out)
+    }
+    (known, left_out)
 }
 
 /// Returns the evidence of a finding; `None` unless it is a measurement with an answer.

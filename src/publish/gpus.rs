@@ -157,10 +157,7 @@ fn of_types(host: &Host, parents: &[&Parent]) -> Option<Missing> {
     if parents.iter().any(has_device) {
         return None;
     }
-    let types = || {
-        let types = |parent: &&'_ Parent| parent.types.len();
-        parents.iter().map(types).sum::<usize>()
-    };
+    let types: usize = parents.iter().map(|parent| parent.types.len()).sum();
     let free = parents.iter().find_map(|parent| {
         let mut types = parent.types.iter();
         let free = types.find(|one| one.available_instances.is_some_and(|left| left > 0))?;
@@ -169,10 +166,7 @@ fn of_types(host: &Host, parents: &[&Parent]) -> Option<Missing> {
     match free {
         Some((parent, of_type)) => Missing::perhaps(
             Lack::NoDevice,
-            format!(
-                "types of vGPU are offered ({}), and no device was made",
-                types()
-            ),
+            format!("types of vGPU are offered ({types}), and no device was made"),
             &[&format!(
                 "sudo mdevctl start --uuid $(uuidgen) --parent {} --type {}",
                 quoted(&parent.name),
@@ -252,16 +246,11 @@ fn bound(driver: Option<&str>) -> String {
 /// function has a vGPU or is bound to vfio.
 fn of_functions(host: &Host, gpu: &Gpu) -> Option<Missing> {
     let functions = &gpu.functions;
-    let (have, are) = match functions.len() {
-        1 => (
-            "its virtual function has".to_owned(),
-            "its virtual function is".to_owned(),
-        ),
-        count => (
-            format!("its {count} virtual functions have"),
-            format!("its {count} virtual functions are"),
-        ),
-    };
+    let (have, are): (String, String) = match functions.len() {
+        1 => ["has", "is"].map(|verb| format!("its virtual function {verb}")),
+        many => ["have", "are"].map(|verb| format!("its {many} virtual functions {verb}")),
+    }
+    .into();
     let typed: Vec<&Function> = functions
         .iter()
         .filter(|function| function.vgpu_type.is_some())

@@ -4,7 +4,7 @@
 use std::ffi::OsString;
 
 /// One call by mdevctl.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Call {
     /// The argument of `-e`: `get`, `pre`, `post`, `live` or `notify`.
     pub event: String,
@@ -27,13 +27,7 @@ impl Call {
         if arguments.first()? != "-t" {
             return None;
         }
-        let mut call = Call {
-            event: String::new(),
-            action: String::new(),
-            state: String::new(),
-            uuid: String::new(),
-            parent: String::new(),
-        };
+        let mut call = Call::default();
         for pair in arguments.chunks(2) {
             let [option, value] = pair else { break };
             // A value that is not UTF-8 can't name a device of which we have a record.

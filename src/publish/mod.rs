@@ -20,7 +20,8 @@ pub mod ovirt;
 pub(crate) mod unknown;
 pub mod words;
 
-use crate::xml::{Document, Edit, XmlError};
+use crate::device::facts::PREFIX;
+use crate::xml::{Document, Edit, Element, XmlError};
 
 /// Returns libvirt's XML of a device with our capability added as the last. Removes our earlier
 /// capability, and adds none if `capability` is `None`.
@@ -47,21 +48,16 @@ pub fn plain(xml: &str) -> Result<String, XmlError> {
 }
 
 fn ours(document: &Document<'_>, attributes: bool) -> Vec<Edit> {
-    let root = document.root();
-    let capabilities = || root.children().filter(|child| child.name() == "capability");
-    let mut edits: Vec<Edit> = capabilities()
-        .filter(|c| c.attribute("type").as_deref() == Some(capability::TYPE))
-        .map(|c| c.remove())
-        .collect();
+    let capabilities = document.root().children();
+    let capabilities = capabilities.filter(|child| child.name() == "capability");
+    let is_ours = |c: &Element<'_, '_>| c.attribute("type").as_deref() == Some(capability::TYPE);
+    let (ours, libvirts): (Vec<_>, Vec<_>) = capabilities.partition(is_ours);
+    let mut edits: Vec<Edit> = ours.iter().map(Element::remove).collect();
     if attributes {
-        // Removing our capability also removes the attributes in it.
-        let libvirts =
-            capabilities().filter(|c| c.attribute("type").as_deref() != Some(capability::TYPE));
-        let attrs = libvirts.flat_map(|c| c.children().collect::<Vec<_>>());
-        let attrs = attrs.filter(|child| child.name() == "attr");
-        let attrs = attrs.filter(|a| {
-            a.attribute("name")
-                .is_some_and(|name| name.starts_with(crate::device::facts::PREFIX))
+        let attrs = libvirts.into_iter().flat_map(Element::children);
+        let attrs = attrs.filter(|child| {
+            let name = child.attribute("name").unwrap_or_default();
+            child.name() == "attr" && name.starts_with(PREFIX)
         });
         edits.extend(attrs.map(|attr| attr.remove()));
     }

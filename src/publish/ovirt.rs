@@ -47,10 +47,8 @@ fn add(params: &mut Map<String, Value>, key: &str, finding: &Finding) {
         return;
     }
     let words = display.words().join("-");
-    let how = match &finding.evidence {
-        Some(evidence) if !evidence.method.is_measured() => format!(" ({})", evidence.method),
-        _ => String::new(),
-    };
+    let how = finding.believed().map(|method| format!(" ({method})"));
+    let how = how.unwrap_or_default();
     let comma = if old.is_empty() { "" } else { ", " };
     let new = format!("{old}{comma}display={words}{how}");
     params.insert(key.into(), new.into());

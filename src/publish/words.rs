@@ -66,17 +66,8 @@ pub fn attributes(words: &[(String, String)]) -> String {
 /// `GFXPLANE_DISPLAY=dmabuf`.
 pub fn properties(words: &[(String, String)]) -> String {
     let property = |(name, value): &(String, String)| {
-        let name: String = name
-            .chars()
-            .map(|c| {
-                if c.is_ascii_alphanumeric() {
-                    c.to_ascii_uppercase()
-                } else {
-                    '_'
-                }
-            })
-            .collect();
-        format!("GFXPLANE_{name}={value}\n")
+        let name = name.replace(|c: char| !c.is_ascii_alphanumeric(), "_");
+        format!("GFXPLANE_{}={value}\n", name.to_ascii_uppercase())
     };
     words.iter().map(property).collect()
 }
@@ -133,9 +124,7 @@ pub fn neutral_properties(finding: &Finding, hints: &[Hint]) -> String {
 
 fn allowed(text: &str) -> String {
     let fits = |c: char| c.is_ascii_alphanumeric() || "_.:,=+/-".contains(c);
-    text.chars()
-        .map(|c| if fits(c) { c } else { '_' })
-        .collect()
+    text.replace(|c| !fits(c), "_")
 }
 
 #[cfg(test)]

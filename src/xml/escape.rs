@@ -3,20 +3,15 @@
 /// Escapes a text for an attribute in single quotes or for the content of an element. Characters
 /// that XML 1.0 does not allow become U+FFFD, so that any text from sysfs stays well-formed.
 pub fn escape(text: &str) -> String {
-    let mut result = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '<' => result.push_str("&lt;"),
-            '>' => result.push_str("&gt;"),
-            '&' => result.push_str("&amp;"),
-            '\'' => result.push_str("&apos;"),
-            '"' => result.push_str("&quot;"),
-            '\t' | '\n' | '\r' => result.push_str(&format!("&#{};", c as u32)),
-            '\u{0}'..='\u{1f}' | '\u{fffe}' | '\u{ffff}' => result.push('\u{fffd}'),
-            _ => result.push(c),
-        }
-    }
-    result
+    escaped(text, |c| match c {
+        '>' => Some("&gt;"),
+        '\'' => Some("&apos;"),
+        '"' => Some("&quot;"),
+        '\t' => Some("&#9;"),
+        '\n' => Some("&#10;"),
+        '\r' => Some("&#13;"),
+        _ => None,
+    })
 }
 
 pub(super) fn escape_value(value: &str, quote: char) -> String {
@@ -39,7 +34,7 @@ pub(super) fn escape_text(text: &str) -> String {
     })
 }
 
-/// Escapes like [`escape`], but only the characters that must be escaped.
+/// Escapes the characters that must be escaped, and others as `special` says.
 fn escaped(text: &str, special: impl Fn(char) -> Option<&'static str>) -> String {
     let mut result = String::with_capacity(text.len());
     for c in text.chars() {

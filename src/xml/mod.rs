@@ -296,6 +296,16 @@ impl<'d, 'a> Element<'d, 'a> {
     pub fn position(&self) -> (usize, usize) {
         place(self.document.text, self.span().start)
     }
+
+    /// Makes the error that the element is refused.
+    pub(crate) fn refused(&self, problem: impl Into<String>) -> XmlError {
+        let (line, column) = self.position();
+        XmlError {
+            line,
+            column,
+            problem: problem.into(),
+        }
+    }
 }
 
 /// Returns the text of a file, if it is UTF-8.
@@ -351,6 +361,7 @@ fn place(text: &str, at: usize) -> (usize, usize) {
     let start = before.rfind('\n').map_or(0, |newline| newline + 1);
     (line, before[start..].chars().count() + 1)
 }
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -19,7 +19,7 @@ use gfxplane::host::rewrite::rewrite;
 use gfxplane::host::{Root, Warning, open_file, settings, udev};
 use gfxplane::plan::fixup::Surroundings;
 use gfxplane::plan::managers::kubevirt::Vmi;
-use gfxplane::plan::managers::{Wish, adapt, lines, ovirt_wish};
+use gfxplane::plan::managers::{adapt, lines};
 use gfxplane::predict::abilities::Abilities;
 use gfxplane::predict::screens::Known;
 use gfxplane::publish::inventory::{Reading, Sources, inventory};
@@ -116,7 +116,7 @@ fn on_define_domain(root: &Root, arguments: &[OsString]) -> u8 {
     };
     let node = Node::new(root, false);
     let adapted = vmi(given.vmi).and_then(|vmi| {
-        let wish = |hostdev: &Hostdev<'_, '_>| vmi.wish(hostdev);
+        let wish = |hostdev: &Hostdev<'_, '_>| vmi.wants(hostdev);
         node.adapt(domain.to_vec(), &wish)
     });
     let adapted = match adapted {
@@ -181,7 +181,9 @@ fn before_vm_start(root: &Root, path: &Path) -> Result<(), String> {
     let bytes = read(path)?;
     let old = bytes.clone();
     let node = Node::new(root, true);
-    let (new, said) = node.adapt(bytes, &ovirt_wish)?;
+    // The engine asks for the display of every mediated device that is not set to have none
+    // (ovirt-engine LibvirtVmXmlBuilder, `nodisplay`), so each stays as it is written.
+    let (new, said) = node.adapt(bytes, &|_| false)?;
     node.warn();
     if new.as_bytes() != old {
         let old = String::from_utf8_lossy(&old);
@@ -226,11 +228,11 @@ impl<'r> Node<'r> {
     fn adapt(
         &self,
         bytes: Vec<u8>,
-        wish: &dyn Fn(&Hostdev<'_, '_>) -> Wish,
+        is_wanted: &dyn Fn(&Hostdev<'_, '_>) -> bool,
     ) -> Result<(String, Vec<String>), String> {
         let text = xml::from_bytes(bytes).map_err(|error| error.to_string())?;
         let policy = settings::config(self.root, &mut self.warnings.borrow_mut()).policy;
-        let fixed = adapt(&text, self, &policy, wish).map_err(|error| error.to_string())?;
+        let fixed = adapt(&text, self, &policy, is_wanted).map_err(|error| error.to_string())?;
         let name = fixed.name.unwrap_or_default();
         let said = fixed.plan.iter().flat_map(lines);
         let said = said.map(|line| format!("{name}: {line}")).collect();

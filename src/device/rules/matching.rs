@@ -169,7 +169,10 @@ impl Compiled {
             globs.is_empty() || value.is_some_and(|value| globs.iter().any(|g| g.is_match(value)))
         };
         let matches = &self.rule.matches;
-        let kernel = || Version::parse(subject.kernel);
+        let kernel = |limit: &Option<Version>, fits: fn(&Version, &Version) -> bool| {
+            let is_in = |limit| Version::parse(subject.kernel).is_some_and(|k| fits(&k, limit));
+            limit.as_ref().is_none_or(is_in)
+        };
         let address = subject
             .address
             .filter(|_| !self.address.is_empty())
@@ -188,14 +191,8 @@ impl Compiled {
                     .class
                     .is_some_and(|class| glob.is_match(&format!("0x{class:06x}")))
             })
-            && self
-                .kernel_from
-                .as_ref()
-                .is_none_or(|from| kernel().is_some_and(|k| k >= *from))
-            && self
-                .kernel_below
-                .as_ref()
-                .is_none_or(|below| kernel().is_some_and(|k| k < *below))
+            && kernel(&self.kernel_from, |kernel, from| kernel >= from)
+            && kernel(&self.kernel_below, |kernel, below| kernel < below)
             && matches.attribute.iter().all(|wanted| {
                 let value = subject.attributes.and_then(|all| all.get(&wanted.path));
                 match (&wanted.is, &wanted.is_not) {

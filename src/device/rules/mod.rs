@@ -8,7 +8,7 @@
 
 mod matching;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -281,15 +281,9 @@ impl Rules {
 
     /// Returns the paths of all attributes that a rule needs, each once.
     pub(crate) fn attribute_paths(&self) -> Vec<&str> {
-        let mut paths: Vec<&str> = self
-            .rules
-            .iter()
-            .flat_map(|r| &r.rule.matches.attribute)
-            .map(|a| a.path.as_str())
-            .collect();
-        paths.sort_unstable();
-        paths.dedup();
-        paths
+        let attributes = self.rules.iter().flat_map(|r| &r.rule.matches.attribute);
+        let paths: BTreeSet<&str> = attributes.map(|a| a.path.as_str()).collect();
+        paths.into_iter().collect()
     }
 
     /// Returns the first rule that matches this device or type, which is the one that applies;

@@ -6,7 +6,8 @@
 //! both; it was not read which version between them brought the new message.
 
 use super::{parse_long, parse_number, parse_uuid};
-use crate::domain::{Misread, Switch, invalid};
+use crate::domain::values::missing;
+use crate::domain::{Misread, Switch, Versions, invalid};
 use crate::xml::Element;
 
 /// A hostdev or interface as libvirt's parser reads it.
@@ -23,12 +24,7 @@ struct Given<'d, 'a> {
 struct Check {
     /// The types of the hostdevs that are checked.
     of: &'static [&'static str],
-    /// The first version with the check; empty if every version has it.
-    since: &'static [u32],
-    /// The first version without the check; empty if no version has dropped it.
-    until: &'static [u32],
-    /// True if every version has the check, though some with another message.
-    always: bool,
+    versions: Versions,
     /// Returns libvirt's message if the hostdev does not pass, and `None` if it does.
     broken: fn(&Given<'_, '_>) -> Option<String>,
 }
@@ -40,23 +36,21 @@ impl Check {
     ) -> Self {
         Check {
             of,
-            since: &[],
-            until: &[],
-            always: true,
+            versions: Versions::EVERY,
             broken,
         }
     }
 
     const fn since(mut self, version: &'static [u32]) -> Self {
-        self.since = version;
-        self.always = false;
+        self.versions.since = version;
+        self.versions.always = false;
         self
     }
 
     /// Limits the check to the versions that have this message.
     const fn in_these_words(mut self, since: &'static [u32], until: &'static [u32]) -> Self {
-        self.since = since;
-        self.until = until;
+        self.versions.since = since;
+        self.versions.until = until;
         self
     }
 
@@ -66,9 +60,7 @@ impl Check {
         }
         Some(Misread {
             message: (self.broken)(given)?,
-            since: self.since,
-            until: self.until,
-            always: self.always,
+            versions: self.versions,
         })
     }
 }
@@ -352,15 +344,10 @@ pub(in crate::domain) fn misread_interface(interface: Element<'_, '_>) -> Vec<Mi
 
 /// Returns an error with the message that 9.0 has, and with the message from 10.0 on.
 fn in_two_words(then: String, now: String) -> Vec<Misread> {
-    let until_10: (&[u32], &[u32]) = (&[], &[10, 0]);
-    [(then, until_10), (now, (&[10, 0], &[]))]
-        .map(|(message, (since, until))| Misread {
-            message,
-            since,
-            until,
-            always: true,
-        })
-        .into()
+    let [mut then, mut now] = [then, now].map(Misread::from);
+    then.versions.until = &[10, 0];
+    now.versions.since = &[10, 0];
+    vec![then, now]
 }
 
 /// Returns the errors that libvirt would report for a whole `<hostdev>`, once all devices are
@@ -400,10 +387,8 @@ pub(super) fn kind(element: Element<'_, '_>) -> Option<String> {
 /// Returns libvirt's error if an attribute is missing (src/util/virxml.c, `virXMLPropEnum`
 /// and the functions beside it).
 fn required(element: Element<'_, '_>, name: &str) -> Option<String> {
-    element.attribute(name).is_none().then(|| {
-        let element = element.name();
-        format!("Missing required attribute '{name}' in element '{element}'")
-    })
+    let is_missing = element.attribute(name).is_none();
+    is_missing.then(|| missing(name, element.name()))
 }
 
 /// Returns libvirt's error if the value of an attribute is not one of these words.

@@ -22,7 +22,7 @@ pub(in crate::domain) fn twice(hostdevs: &[(Element<'_, '_>, String)]) -> bool {
 
 /// Returns the texts by which libvirt recognizes the same device in an earlier hostdev. Later
 /// hostdevs are compared with the first text alone. Empty for a hostdev that can't be read.
-fn keys(hostdev: Element<'_, '_>) -> Vec<String> {
+fn keys<'d, 'a>(hostdev: Element<'d, 'a>) -> Vec<String> {
     let Some((kind, source)) = kind(hostdev).zip(hostdev.child("source")) else {
         return Vec::new();
     };
@@ -35,50 +35,38 @@ fn keys(hostdev: Element<'_, '_>) -> Vec<String> {
         let values = names.iter().map(|name| number(address, name).to_string());
         values.collect::<Vec<_>>().join(":")
     };
-    let text = |name| source.attribute(name).unwrap_or_default();
-    match kind.as_str() {
+    let text = |element: Option<Element<'d, 'a>>, name: &str| {
+        let text = element.and_then(|element| element.attribute(name));
+        text.unwrap_or_default()
+    };
+    let key = match kind.as_str() {
         "usb" => {
             let id = |name| number(source.child(name), "id");
             let bus = format!("usb at {}", at(&["bus", "device"]));
             let ids = format!("usb {:04x}:{:04x}", id("vendor"), id("product"));
             let has_address = number(address, "bus") != 0 && number(address, "device") != 0;
-            if has_address {
+            return if has_address {
                 vec![bus, ids]
             } else {
                 vec![ids, bus]
-            }
-        }
-        "pci" => vec![format!(
-            "pci {}",
-            at(&["domain", "bus", "slot", "function"])
-        )],
-        "scsi" if text("protocol") == "iscsi" => {
-            let host = source.child("host");
-            let host = |name| {
-                host.and_then(|host| host.attribute(name))
-                    .unwrap_or_default()
             };
-            vec![format!(
-                "iscsi {}:{} {}",
-                host("name"),
-                host("port"),
-                text("name")
-            )]
+        }
+        "pci" => at(&["domain", "bus", "slot", "function"]),
+        "scsi" if text(Some(source), "protocol") == "iscsi" => {
+            let host = |name| text(source.child("host"), name);
+            let name = text(Some(source), "name");
+            format!("iscsi {}:{} {name}", host("name"), host("port"))
         }
         "scsi" => {
-            let adapter = source.child("adapter");
-            let adapter = adapter.and_then(|adapter| adapter.attribute("name"));
-            let at = at(&["bus", "target", "unit"]);
-            vec![format!("scsi {} {at}", adapter.unwrap_or_default())]
+            let adapter = text(source.child("adapter"), "name");
+            format!("{adapter} {}", at(&["bus", "target", "unit"]))
         }
-        "scsi_host" => vec![format!("scsi_host {}", text("wwpn"))],
-        "mdev" => {
-            let uuid = address.and_then(|address| address.attribute("uuid"));
-            let uuid = uuid.and_then(|uuid| parse_uuid(&uuid));
-            uuid.map(|uuid| format!("mdev {uuid}"))
-                .into_iter()
-                .collect()
-        }
-        _ => Vec::new(),
-    }
+        "scsi_host" => text(Some(source), "wwpn").into_owned(),
+        "mdev" => match parse_uuid(&text(address, "uuid")) {
+            Some(uuid) => uuid.to_string(),
+            None => return Vec::new(),
+        },
+        _ => return Vec::new(),
+    };
+    vec![format!("{kind} {key}")]
 }

@@ -4,7 +4,7 @@ use crate::device::facts::DisplayInterface;
 use crate::device::id::DeviceId;
 use crate::explain::doctor::{Host, Report, Topic};
 use crate::predict::Program;
-use crate::predict::versions::{PCI_DISPLAY, REGION_FAULT, REGION_FAULT_MENDED, VNC_BINDS, newer};
+use crate::predict::versions::{PCI_DISPLAY, REGION_FAULT, VNC_BINDS, newer};
 use crate::publish::inventory::DeviceEntry;
 
 /// Checks the versions: for known bugs, and for versions newer than gfxplane knows.
@@ -18,11 +18,10 @@ pub(super) fn versions(host: &Host, report: &mut Report) {
             continue;
         };
         let has = |interface| host.inventory.devices.iter().any(|e| has(e, interface));
-        let fault = REGION_FAULT.is_in(version) && !REGION_FAULT_MENDED.is_in(version);
-        if fault && has(DisplayInterface::Region) {
+        if REGION_FAULT.is_in(version) && has(DisplayInterface::Region) {
             let more = format!(
                 "QEMU {version} may crash when it draws a screen that lies beyond a device's last region, as NVIDIA's and mdpy's do; QEMU {} and later do not",
-                REGION_FAULT_MENDED.since()
+                REGION_FAULT.mended.since()
             );
             check
                 .fail(more)

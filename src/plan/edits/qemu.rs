@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::Edits;
 use crate::device::id::DeviceId;
-use crate::domain::{Hostdev, QEMU_NAMESPACE, numbered};
+use crate::domain::{Hostdev, QEMU_NAMESPACE, in_qemu, numbered, of_qemu};
 use crate::plan::Action;
 use crate::predict::properties;
 use crate::xml::{Edit, Element, escape};
@@ -28,11 +28,7 @@ impl<'d, 'a> Edits<'_, 'd, 'a> {
         }
         let mut new = String::new();
         let mut edits = Vec::new();
-        let overrides = self
-            .domain
-            .element
-            .children()
-            .find(|child| child.is(Some(QEMU_NAMESPACE), "override"));
+        let overrides = of_qemu(self.domain.element, "override").next();
         let (prefix, declared) = self.prefix(overrides);
         let frontends: HashMap<_, _> = overrides.map(frontends_of).unwrap_or_default();
         let mut given = Vec::new();
@@ -111,7 +107,7 @@ impl<'d, 'a> Edits<'_, 'd, 'a> {
             .rev()
             .filter(|(before, after)| before != after)
             .collect();
-        for device in self.overridden() {
+        for device in in_qemu(self.domain.element, "override") {
             let Some(alias) = device.attribute("alias") else {
                 continue;
             };
@@ -155,7 +151,7 @@ impl<'d, 'a> Edits<'_, 'd, 'a> {
         let aliases = aliases.get_or_insert_with(|| {
             let devices = self.domain.devices.into_iter().flat_map(Element::children);
             let own = devices.filter_map(|device| device.child("alias")?.attribute("name"));
-            let overridden = self.overridden();
+            let overridden = in_qemu(self.domain.element, "override");
             let overridden = overridden.filter_map(|device| device.attribute("alias"));
             Aliases {
                 taken: own.chain(overridden).map(Into::into).collect(),
@@ -178,14 +174,6 @@ impl<'d, 'a> Edits<'_, 'd, 'a> {
         alias
     }
 
-    /// Returns the devices in `qemu:override`.
-    fn overridden(&self) -> impl Iterator<Item = Element<'d, 'a>> {
-        let children = self.domain.element.children();
-        children
-            .filter(|child| child.is(Some(QEMU_NAMESPACE), "override"))
-            .flat_map(Element::children)
-    }
-
     /// Removes properties, and the elements around them that become empty.
     pub(super) fn take_out_properties(&mut self) {
         let mut aliases: HashMap<DeviceId, Vec<&str>> = HashMap::new();
@@ -204,16 +192,9 @@ impl<'d, 'a> Edits<'_, 'd, 'a> {
             .map(|p| p.element)
             .collect();
         let goes = |element: &Element<'_, '_>| gone.contains(element);
-        let overrides = self
-            .domain
-            .element
-            .children()
-            .filter(|child| child.is(Some(QEMU_NAMESPACE), "override"));
-        let mut edits = Vec::new();
-        for all in overrides {
-            take_out(all, &goes, &mut edits);
+        for all in of_qemu(self.domain.element, "override") {
+            take_out(all, &goes, &mut self.edits);
         }
-        self.edits.append(&mut edits);
     }
 
     pub(super) fn take_out_settings(&mut self) {
@@ -242,16 +223,9 @@ impl<'d, 'a> Edits<'_, 'd, 'a> {
         if gone.is_empty() {
             return;
         }
-        let command_lines = self
-            .domain
-            .element
-            .children()
-            .filter(|child| child.is(Some(QEMU_NAMESPACE), "commandline"));
-        let mut edits = Vec::new();
-        for command_line in command_lines {
-            take_out(command_line, &|element| gone.contains(element), &mut edits);
+        for all in of_qemu(self.domain.element, "commandline") {
+            take_out(all, &|element| gone.contains(element), &mut self.edits);
         }
-        self.edits.append(&mut edits);
     }
 }
 

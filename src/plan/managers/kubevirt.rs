@@ -14,7 +14,6 @@ use serde_json::Value;
 
 use crate::device::id::DeviceId;
 use crate::domain::Hostdev;
-use crate::plan::managers::Wish;
 
 /// The prefixes of a GPU's alias, after libvirt's `ua-`.
 const ALIASES: [&str; 2] = ["gpu-", "dra-gpu-"];
@@ -60,19 +59,16 @@ impl Vmi {
         })
     }
 
-    /// Returns what KubeVirt wants for a device: the display of a PCI GPU shall be on if the
-    /// instance says so. KubeVirt before 1.9 does not write that into the domain.
-    pub fn wish(&self, hostdev: &Hostdev<'_, '_>) -> Wish {
+    /// Returns whether KubeVirt wants a device's display: that of a PCI GPU for which the instance
+    /// switches it on. KubeVirt before 1.9 does not write that.
+    pub fn wants(&self, hostdev: &Hostdev<'_, '_>) -> bool {
         let alias = hostdev.element.child("alias");
         let alias = alias.and_then(|alias| alias.attribute("name"));
         let alias = alias.unwrap_or_default();
         let alias = alias.strip_prefix("ua-").unwrap_or(&alias);
         let name = ALIASES.iter().find_map(|start| alias.strip_prefix(start));
         let is_shown = name.is_some_and(|name| self.shown.contains(name));
-        match hostdev.id {
-            DeviceId::Pci(_) if is_shown => Wish::Shown,
-            _ => Wish::AsWritten,
-        }
+        is_shown && matches!(hostdev.id, DeviceId::Pci(_))
     }
 }
 
@@ -82,7 +78,7 @@ mod tests {
     use crate::domain::Domain;
     use crate::xml::Document;
 
-    fn wishes(gpus: &str, hostdevs: &[(&str, &str)]) -> Vec<Wish> {
+    fn wishes(gpus: &str, hostdevs: &[(&str, &str)]) -> Vec<bool> {
         let vmi = format!("{{\"spec\":{{\"domain\":{{\"devices\":{{\"gpus\":{gpus}}}}}}}}}");
         let vmi = Vmi::parse(&vmi).unwrap();
         let hostdevs: String = hostdevs
@@ -93,48 +89,33 @@ mod tests {
         let text = format!("<domain type='kvm'><devices>{hostdevs}</devices></domain>");
         let document = Document::parse(&text).unwrap();
         let domain = Domain::new(&document).unwrap();
-        domain
-            .hostdevs
-            .iter()
-            .map(|hostdev| vmi.wish(hostdev))
-            .collect()
+        let hostdevs = domain.hostdevs.iter();
+        hostdevs.map(|hostdev| vmi.wants(hostdev)).collect()
     }
 
     #[test]
     fn what_a_vmi_wants() {
-        use Wish::{AsWritten, Shown};
         const MDEV: &str = "uuid='c1a20000-0000-4000-8000-000000000001'";
         const PCI: &str = "bus='0x65' slot='0x00' function='0x4'";
         const NAMED: &str = "<alias name='ua-gpu-a'/>";
         const ON: &str = r#"[{"name":"a","virtualGPUOptions":{"display":{"enabled":true}}}]"#;
         for (gpus, alias, pci) in [
-            (ON, NAMED, Shown),
-            (ON, "<alias name='ua-dra-gpu-a'/>", Shown),
-            (ON, "<alias name='gpu-a'/>", Shown),
-            (ON, "<alias name='ua-gpu-b'/>", AsWritten),
-            (ON, "<alias name='ua-hostdevice-a'/>", AsWritten),
-            (ON, "", AsWritten),
-            (r#"[{"name":"a"}]"#, NAMED, AsWritten),
-            (
-                r#"[{"name":"a","virtualGPUOptions":{"display":{}}}]"#,
-                NAMED,
-                AsWritten,
-            ),
-            (
-                r#"[{"name":"a","virtualGPUOptions":{"display":{"enabled":false}}}]"#,
-                NAMED,
-                AsWritten,
-            ),
+            (ON, NAMED, true),
+            (ON, "<alias name='ua-dra-gpu-a'/>", true),
+            (ON, "<alias name='gpu-a'/>", true),
+            (ON, "<alias name='ua-gpu-b'/>", false),
+            (ON, "<alias name='ua-hostdevice-a'/>", false),
+            (ON, "", false),
+            (&ON.replace("true", "false"), NAMED, false),
+            (&ON.replace("\"enabled\":true", ""), NAMED, false),
+            (r#"[{"name":"a"}]"#, NAMED, false),
             // KubeVirt never writes these, but they are not errors.
-            (r#"{"name":"a"}"#, NAMED, AsWritten),
-            (
-                r#"[7,{"name":1},{"name":"a","virtualGPUOptions":[]}]"#,
-                NAMED,
-                AsWritten,
-            ),
+            (r#"{"name":"a"}"#, NAMED, false),
+            (r#"[{"name":"a","virtualGPUOptions":[]}]"#, NAMED, false),
+            (r#"[7,{"name":1}]"#, NAMED, false),
         ] {
             let seen = wishes(gpus, &[(alias, MDEV), (alias, PCI)]);
-            assert_eq!(seen, [AsWritten, pci], "{gpus} {alias}");
+            assert_eq!(seen, [false, pci], "{gpus} {alias}");
         }
     }
 }

@@ -6,6 +6,7 @@ use crate::domain::Domain;
 use crate::plan::trial::LeftOut;
 use crate::predict::arguments::{Device, OPTIONS, SWITCHES};
 use crate::predict::arguments::{is_emulated, is_screen};
+use crate::predict::words::is_in;
 
 /// The kinds of `-display` that open no port and do not use stdin.
 const DISPLAYS: [&str; 5] = ["dbus", "egl-headless", "gtk", "none", "sdl"];
@@ -82,7 +83,7 @@ pub(super) fn arguments(
 /// Returns the entry for an option that is left out. The entry names the option only if QEMU has
 /// it, because any other word may be a secret.
 fn dropped(option: &str, matters: bool) -> LeftOut {
-    let is_qemus = |name: &&str| OPTIONS.contains(name) || SWITCHES.contains(&option);
+    let is_qemus = |name: &&str| is_in(OPTIONS, name) || is_in(SWITCHES, option);
     LeftOut {
         what: match option.strip_prefix('-').filter(is_qemus) {
             Some(_) => format!("QEMU's argument {option}"),

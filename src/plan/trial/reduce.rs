@@ -6,7 +6,9 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use crate::device::id::DeviceId;
-use crate::domain::{Domain, Graphics, GraphicsType, Hostdev, Listen, NotADomain, QEMU_NAMESPACE};
+use crate::domain::{
+    Domain, Graphics, GraphicsType, Hostdev, Listen, QEMU_NAMESPACE, in_qemu, numbered,
+};
 use crate::plan::trial::arguments::arguments;
 use crate::plan::trial::writer::{Keep, Writer};
 use crate::predict::abilities::Abilities;
@@ -33,12 +35,9 @@ pub struct LeftOut {
 /// The error for a text from which no domain for a trial can be made.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Irreducible {
-    /// The text is not well-formed, or XML that gfxplane refuses.
+    /// The text is not well-formed, no domain, or XML that gfxplane refuses.
     #[error(transparent)]
     Xml(#[from] XmlError),
-    /// The text is not a domain.
-    #[error(transparent)]
-    NotADomain(#[from] NotADomain),
     /// QEMU does not run the domain.
     #[error(
         "a domain of type {0:?} is not run by QEMU, so there is nothing to try: expected kvm or qemu"
@@ -165,13 +164,11 @@ fn machine(out: &mut Writer, domain: &Domain<'_, '_>, left_out: &mut Vec<LeftOut
         }
     }
     let os = root.child("os");
-    let mut kind = Vec::new();
-    if let Some(arch) = &domain.arch {
-        kind.push(("arch", arch.as_str()));
-    }
-    if let Some(machine) = &domain.machine {
-        kind.push(("machine", machine.as_str()));
-    }
+    let kind = [("arch", &domain.arch), ("machine", &domain.machine)];
+    let kind = kind
+        .iter()
+        .filter_map(|(name, value)| Some((*name, value.as_deref()?)));
+    let kind: Vec<(&str, &str)> = kind.collect();
     out.open("os", &[]);
     out.leaf("type", &kind, "hvm");
     out.close("os");
@@ -355,17 +352,10 @@ fn hostdev(out: &mut Writer, hostdev: &Hostdev<'_, '_>) {
 /// Returns the new alias of each kept device, by its alias in the whole domain: without the other
 /// devices, libvirt numbers hostdevs anew ([`crate::domain::Hostdev::alias`]).
 fn aliases(domain: &Domain<'_, '_>) -> BTreeMap<String, String> {
-    let mut all = BTreeMap::new();
-    let mut next = 0;
-    for hostdev in &domain.hostdevs {
-        let new = if hostdev.has_user_alias() {
-            hostdev.alias.clone()
-        } else {
-            next += 1;
-            format!("hostdev{}", next - 1)
-        };
-        all.insert(hostdev.alias.clone(), new);
-    }
+    let old = domain.hostdevs.iter().map(|hostdev| hostdev.alias.clone());
+    let own = domain.hostdevs.iter();
+    let own = own.map(|hostdev| hostdev.has_user_alias().then(|| hostdev.alias.clone()));
+    let mut all: BTreeMap<String, String> = old.zip(numbered(own)).collect();
     for (place, video) in domain.videos.iter().enumerate() {
         let alias = video
             .element
@@ -391,19 +381,11 @@ fn qemu(
     for value in arguments(domain, aliases, left_out) {
         line.empty("qemu:arg", &[("value", &value)]);
     }
-    let in_qemu = |name: &'static str| {
-        domain
-            .element
-            .children()
-            .filter(move |child| child.is(Some(QEMU_NAMESPACE), name))
-            .flat_map(Element::children)
-    };
-    for variable in in_qemu("commandline").filter(|e| e.is(Some(QEMU_NAMESPACE), "env")) {
+    let command_line = in_qemu(domain.element, "commandline");
+    for variable in command_line.filter(|e| e.is(Some(QEMU_NAMESPACE), "env")) {
         let value = |name| variable.attribute(name).unwrap_or_default();
-        if ENVIRONMENT
-            .iter()
-            .any(|start| value("name").starts_with(start))
-        {
+        let mut starts = ENVIRONMENT.split(' ');
+        if starts.any(|start| value("name").starts_with(start)) {
             line.empty(
                 "qemu:env",
                 &[("name", &value("name")), ("value", &value("value"))],
@@ -415,7 +397,7 @@ fn qemu(
     }
     // QEMU's assumed capabilities decide how libvirt describes the devices.
     let mut capabilities = Writer::inside(2);
-    for change in in_qemu("capabilities") {
+    for change in in_qemu(domain.element, "capabilities") {
         let name = match change.local_name() {
             "add" => "qemu:add",
             "del" => "qemu:del",
@@ -454,20 +436,8 @@ fn qemu(
 }
 
 /// The prefixes of the environment variables that OpenGL, SDL and their drivers read.
-const ENVIRONMENT: [&str; 12] = [
-    "DISPLAY",
-    "DRI_",
-    "EGL_",
-    "GALLIUM_",
-    "GBM_",
-    "LIBGL_",
-    "MESA_",
-    "SDL_",
-    "VK_",
-    "WAYLAND_DISPLAY",
-    "__EGL_",
-    "__GLX_",
-];
+const ENVIRONMENT: &str = "\
+    DISPLAY DRI_ EGL_ GALLIUM_ GBM_ LIBGL_ MESA_ SDL_ VK_ WAYLAND_DISPLAY __EGL_ __GLX_";
 
 #[cfg(test)]
 pub(super) mod tests;

@@ -219,50 +219,31 @@ mod tests {
 
     #[test]
     fn what_it_is_about() {
-        for (expected, messages) in [
-            (
-                Answers::TheDomain,
-                [
-                    "vfio-display-dmabuf: opengl not available",
-                    "binding socket: Device or resource busy",
-                ],
-            ),
-            (
-                Answers::InUse,
-                [
-                    "Requested operation is not valid: mediated device /sys/bus/mdev/devices/c1a2 is in use by driver QEMU, domain holder",
-                    "-device {…}: vfio 0000:06:00.0: failed to open /dev/vfio/12: Device or resource busy",
-                ],
-            ),
+        for row in [
+            "TheDomain vfio-display-dmabuf: opengl not available",
+            "TheDomain binding socket: Device or resource busy",
+            "InUse Requested operation is not valid: mediated device /sys/bus/mdev/devices/c1a2 is in use by driver QEMU, domain holder",
+            "InUse -device {…}: vfio 0000:06:00.0: failed to open /dev/vfio/12: Device or resource busy",
+            "Gone -device {…}: vfio /sys/bus/mdev/devices/c1a2: no such host device: No such file or directory",
         ] {
-            for message in messages {
-                assert_eq!(about(message), expected, "{message}");
-            }
+            let (expected, message) = row.split_once(' ').unwrap();
+            assert_eq!(format!("{:?}", about(message)), expected, "{message}");
         }
-        let gone = "-device {…}: vfio /sys/bus/mdev/devices/c1a2: no such host device: No such file or directory";
-        assert_eq!(about(gone), Answers::Gone);
     }
 
     #[test]
     fn what_is_about_no_device() {
-        for (message, expected) in [
-            ("-accel tcg: invalid accelerator tcg", true),
-            (
-                "Could not access KVM kernel module: Permission denied\n\
-                 -accel kvm: failed to initialize kvm: Permission denied",
-                true,
-            ),
-            (
-                "invalid argument: Emulator '/usr/bin/qemu-kvm' does not support virt type 'qemu'",
-                true,
-            ),
-            (
-                "vfio 0000:06:00.0: error getting device from group 12: No such process",
-                false,
-            ),
-            (words_of_qemu::DMABUF_NEEDS_OPENGL, false),
+        for message in [
+            "-accel tcg: invalid accelerator tcg",
+            "Could not access KVM kernel module: Permission denied\n\
+             -accel kvm: failed to initialize kvm: Permission denied",
+            "invalid argument: Emulator '/usr/bin/qemu-kvm' does not support virt type 'qemu'",
         ] {
-            assert_eq!(is_of_accelerator(message), expected, "{message}");
+            assert!(is_of_accelerator(message), "{message}");
+        }
+        let of_device = "vfio 0000:06:00.0: error getting device from group 12: No such process";
+        for message in [of_device, words_of_qemu::DMABUF_NEEDS_OPENGL] {
+            assert!(!is_of_accelerator(message), "{message}");
         }
     }
 

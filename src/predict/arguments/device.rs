@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::Setting;
 use super::syntax::{json_pairs, pairs};
 use crate::device::id::DeviceId;
+use crate::predict::words::is_in;
 
 /// A `-device`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -86,7 +87,7 @@ impl Device {
         let driver = self.driver.as_str();
         let is_pci = driver.ends_with("-pci")
             || driver.contains("-pci-")
-            || ON_PCI.contains(&driver)
+            || is_in(ON_PCI, driver)
             || is_emulated(driver) && driver != "ramfb" && !driver.starts_with("isa-");
         let bus = self.properties.get("bus").map(String::as_str);
         let is_first = matches!(bus, None | Some("pci.0" | "pcie.0"));
@@ -107,88 +108,19 @@ impl Device {
 
 /// The drivers of PCI devices whose names don't say so, aliases included (`qemu-system-x86_64
 /// -device help` of 11.1.3). Bridges and screens are left out.
-const ON_PCI: [&str; 64] = [
-    "AC97",
-    "ES1370",
-    "ac97",
-    "acpi-erst",
-    "ahci",
-    "am53c974",
-    "ctucan_pci",
-    "cxl-type3",
-    "dc390",
-    "e1000",
-    "e1000-82540em",
-    "e1000-82544gc",
-    "e1000-82545em",
-    "e1000e",
-    "edu",
-    "es1370",
-    "i6300esb",
-    "i82550",
-    "i82551",
-    "i82557b",
-    "i82559er",
-    "i82801",
-    "ich9-ahci",
-    "ich9-intel-hda",
-    "ich9-usb-ehci1",
-    "ich9-usb-ehci2",
-    "ich9-usb-uhci1",
-    "ich9-usb-uhci2",
-    "ich9-usb-uhci3",
-    "igb",
-    "intel-hda",
-    "ivshmem-doorbell",
-    "ivshmem-plain",
-    "lsi",
-    "lsi53c810",
-    "lsi53c895a",
-    "megasas",
-    "megasas-gen2",
-    "mptsas1068",
-    "ne2k_pci",
-    "nec-usb-xhci",
-    "nvme",
-    "pci-ohci",
-    "pci-serial",
-    "pci-testdev",
-    "pcnet",
-    "piix3-usb-uhci",
-    "piix4-usb-uhci",
-    "pvscsi",
-    "qemu-xhci",
-    "rocker",
-    "rtl8139",
-    "tulip",
-    "ufs",
-    "usb-ehci",
-    "virtio-9p",
-    "virtio-balloon",
-    "virtio-blk",
-    "virtio-net",
-    "virtio-rng",
-    "virtio-scsi",
-    "virtio-serial",
-    "virtio-sound",
-    "vmxnet3",
-];
+const ON_PCI: &str = "\
+    AC97 ES1370 ac97 acpi-erst ahci am53c974 ctucan_pci cxl-type3 dc390 e1000 e1000-82540em \
+    e1000-82544gc e1000-82545em e1000e edu es1370 i6300esb i82550 i82551 i82557b i82559er i82801 \
+    ich9-ahci ich9-intel-hda ich9-usb-ehci1 ich9-usb-ehci2 ich9-usb-uhci1 ich9-usb-uhci2 \
+    ich9-usb-uhci3 igb intel-hda ivshmem-doorbell ivshmem-plain lsi lsi53c810 lsi53c895a megasas \
+    megasas-gen2 mptsas1068 ne2k_pci nec-usb-xhci nvme pci-ohci pci-serial pci-testdev pcnet \
+    piix3-usb-uhci piix4-usb-uhci pvscsi qemu-xhci rocker rtl8139 tulip ufs usb-ehci virtio-9p \
+    virtio-balloon virtio-blk virtio-net virtio-rng virtio-scsi virtio-serial virtio-sound vmxnet3";
 
 /// The prefixes of the drivers with which QEMU makes a screen by itself.
-const EMULATED: [&str; 12] = [
-    "VGA",
-    "secondary-vga",
-    "ati-vga",
-    "isa-vga",
-    "isa-cirrus-vga",
-    "bochs-display",
-    "cirrus-vga",
-    "qxl",
-    "ramfb",
-    "virtio-gpu",
-    "virtio-vga",
-    "vmware-svga",
-];
+const EMULATED: &str = "\
+    VGA secondary-vga ati-vga isa-vga isa-cirrus-vga bochs-display cirrus-vga qxl ramfb virtio-gpu \
+    virtio-vga vmware-svga";
 
 /// The prefixes of the drivers whose screens need something outside of QEMU: a device of the
 /// host's, or a process that draws.
@@ -197,7 +129,7 @@ const SERVED: [&str; 3] = ["vfio-pci", "vhost-user-gpu", "vhost-user-vga"];
 /// Returns whether QEMU's driver of this name makes a screen without anything outside of
 /// QEMU.
 pub(crate) fn is_emulated(driver: &str) -> bool {
-    EMULATED.iter().any(|screen| driver.starts_with(screen))
+    EMULATED.split(' ').any(|screen| driver.starts_with(screen))
 }
 
 /// Returns whether QEMU's driver of this name makes a screen.

@@ -63,51 +63,31 @@ fn option_syntax() {
 #[test]
 fn the_last_display_counts() {
     // The display and its gl, the number of VNC's, and what is not read.
-    for (words, expected) in [
-        ("", "None 0 "),
-        ("-display none", "Some((None, None)) 0 "),
-        (
-            "--display egl-headless -nographic",
-            "Some((NoGraphic, None)) 0 ",
-        ),
-        (
-            "-display dbus,p2p=on,gl=es -nographic",
-            "Some((NoGraphic, Some(true))) 0 ",
-        ),
-        (
-            r#"-nographic -display {"type":"gtk","gl":"off"}"#,
-            "Some((Gtk, Some(false))) 0 ",
-        ),
+    for row in [
+        " | None 0 ",
+        "-display none | Some((None, None)) 0 ",
+        "--display egl-headless -nographic | Some((NoGraphic, None)) 0 ",
+        "-display dbus,p2p=on,gl=es -nographic | Some((NoGraphic, Some(true))) 0 ",
+        "-nographic -display {\"type\":\"gtk\",\"gl\":\"off\"} | Some((Gtk, Some(false))) 0 ",
         // The last -display counts, whatever the first says.
-        (
-            "-display spice-app -display type=sdl,gl=on",
-            "Some((Sdl, Some(true))) 0 ",
-        ),
-        ("-display none -display curses", "Some((Curses, None)) 0 "),
-        ("-curses -sdl", "Some((Other, None)) 0 -sdl"),
-        (
-            "-display spice-app",
-            "Some((Other, None)) 0 -display spice-app",
-        ),
-        ("-display dbus", "Some((Other, None)) 0 -display dbus"),
+        "-display spice-app -display type=sdl,gl=on | Some((Sdl, Some(true))) 0 ",
+        "-display none -display curses | Some((Curses, None)) 0 ",
+        "-curses -sdl | Some((Other, None)) 0 -sdl",
+        "-display spice-app | Some((Other, None)) 0 -display spice-app",
+        "-display dbus | Some((Other, None)) 0 -display dbus",
         // VNC leaves the local display alone.
-        (
-            "-display gtk -display vnc=:1 -vnc none",
-            "Some((Gtk, None)) 2 ",
-        ),
-        ("-vnc :1,display=v,head=0", "None 0 -vnc"),
+        "-display gtk -display vnc=:1 -vnc none | Some((Gtk, None)) 2 ",
+        "-vnc :1,display=v,head=0 | None 0 -vnc",
         // A value that looks like an option, and an option without its value.
-        ("-set -nographic", "None 0 "),
-        ("-no-hpet -nographic", "Some((NoGraphic, None)) 0 "),
-        ("-object -nographic", "Some((NoGraphic, None)) 0 "),
-        ("-name nographic -display", "None 0 -display"),
+        "-set -nographic | None 0 ",
+        "-no-hpet -nographic | Some((NoGraphic, None)) 0 ",
+        "-object -nographic | Some((NoGraphic, None)) 0 ",
+        "-name nographic -display | None 0 -display",
         // Secrets stay where they are.
-        (
-            "-spice port=1,password=geheim -spice tls-port=2",
-            "None 0 -spice",
-        ),
-        ("-readconfig /etc/a", "None 0 -readconfig"),
+        "-spice port=1,password=geheim -spice tls-port=2 | None 0 -spice",
+        "-readconfig /etc/a | None 0 -readconfig",
     ] {
+        let (words, expected) = row.split_once(" | ").unwrap();
         let read = read(words);
         let display = read.display.as_ref().map(|d| (d.kind, d.gl));
         let found = format!("{display:?} {} {}", read.vnc, read.unread.join("; "));
@@ -126,48 +106,26 @@ fn devices() {
             .collect();
         (devices.join(" ").replace("None", ""), read.unread.join(" "))
     };
-    for (words, devices, unread) in [
-        ("-device VGA,id=v", "VGA", ""),
-        ("-device id=v,driver=bochs-display", "bochs-display", ""),
-        (
-            r#"-device {"driver":"virtio-gpu-pci"}"#,
-            "virtio-gpu-pci",
-            "",
-        ),
-        (r#"-device {"driver":"ivshmem-plain","memdev":"m"}"#, "", ""),
-        ("-device intel-iommu,intremap=on", "", ""),
-        ("-device VGA,bus=pci.3", "", "-device VGA"),
-        ("-device qxl", "qxl", ""),
-        (
-            "-device virtio-gpu-pci,max_outputs=2",
-            "",
-            "-device virtio-gpu-pci",
-        ),
-        (
-            "-device vhost-user-vga,chardev=c",
-            "",
-            "-device vhost-user-vga",
-        ),
-        (r#"-device {"driver":"#, "", "-device"),
-        (
-            "-device vfio-pci,sysfsdev=/sys/bus/mdev/devices/c1a20000-0000-4000-8000-000000000001,display=on",
-            "vfio-pciSome(\"c1a20000-0000-4000-8000-000000000001\")",
-            "",
-        ),
-        (
-            "-device vfio-pci,host=01:00.0",
-            "vfio-pciSome(\"0000:01:00.0\")",
-            "",
-        ),
+    for row in [
+        "-device VGA,id=v | VGA | ",
+        "-device id=v,driver=bochs-display | bochs-display | ",
+        "-device {\"driver\":\"virtio-gpu-pci\"} | virtio-gpu-pci | ",
+        "-device {\"driver\":\"ivshmem-plain\",\"memdev\":\"m\"} |  | ",
+        "-device intel-iommu,intremap=on |  | ",
+        "-device VGA,bus=pci.3 |  | -device VGA",
+        "-device qxl | qxl | ",
+        "-device virtio-gpu-pci,max_outputs=2 |  | -device virtio-gpu-pci",
+        "-device vhost-user-vga,chardev=c |  | -device vhost-user-vga",
+        "-device {\"driver\": |  | -device",
+        "-device vfio-pci,sysfsdev=/sys/bus/mdev/devices/c1a20000-0000-4000-8000-000000000001,display=on | vfio-pciSome(\"c1a20000-0000-4000-8000-000000000001\") | ",
+        "-device vfio-pci,host=01:00.0 | vfio-pciSome(\"0000:01:00.0\") | ",
         // As a -set has it.
-        ("-device e1000,id=n -set device.n.driver=VGA", "VGA", ""),
-        ("-vga none -vga xenfb", "", "-vga"),
+        "-device e1000,id=n -set device.n.driver=VGA | VGA | ",
+        "-vga none -vga xenfb |  | -vga",
     ] {
-        assert_eq!(
-            seen(words),
-            (devices.to_owned(), unread.to_owned()),
-            "{words}"
-        );
+        let columns: Vec<&str> = row.split('|').map(str::trim).collect();
+        let (devices, unread) = seen(columns[0]);
+        assert_eq!([&*devices, &*unread], columns[1..], "{row}");
     }
     let wants = |text: &str| Device::read(text).unwrap().wants_display();
     assert!(wants("vfio-pci,host=01:00.0,display=auto"));

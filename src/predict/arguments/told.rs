@@ -4,56 +4,11 @@ use super::syntax::is_on;
 
 /// The names of QEMU's options that may be shown, without their dash. Any other word may be a
 /// secret.
-pub(crate) const OPTIONS: [&str; 48] = [
-    "M",
-    "S",
-    "accel",
-    "acpitable",
-    "alt-grab",
-    "append",
-    "audiodev",
-    "bios",
-    "boot",
-    "chardev",
-    "cpu",
-    "curses",
-    "daemonize",
-    "device",
-    "display",
-    "drive",
-    "enable-kvm",
-    "full-screen",
-    "fw_cfg",
-    "global",
-    "initrd",
-    "kernel",
-    "m",
-    "machine",
-    "mem-path",
-    "mem-prealloc",
-    "mon",
-    "monitor",
-    "name",
-    "netdev",
-    "no-reboot",
-    "no-shutdown",
-    "nodefaults",
-    "nographic",
-    "numa",
-    "object",
-    "overcommit",
-    "readconfig",
-    "rtc",
-    "sandbox",
-    "sdl",
-    "serial",
-    "set",
-    "smbios",
-    "spice",
-    "trace",
-    "vga",
-    "vnc",
-];
+pub(crate) const OPTIONS: &str = "\
+    M S accel acpitable alt-grab append audiodev bios boot chardev cpu curses daemonize device \
+    display drive enable-kvm full-screen fw_cfg global initrd kernel m machine mem-path \
+    mem-prealloc mon monitor name netdev no-reboot no-shutdown nodefaults nographic numa object \
+    overcommit readconfig rtc sandbox sdl serial set smbios spice trace vga vnc";
 
 /// Returns true for a value that may be shown: a switch, a small number, or the name of QEMU's vfio
 /// driver. Any other value may be a secret, and is never shown.

@@ -23,7 +23,7 @@ fn is_primary(world: &World<'_>, card: &Card) -> bool {
 
 /// The checks of each card (src/conf/domain_validate.c, `virDomainVideoDefValidate`;
 /// src/qemu/qemu_validate.c, `qemuValidateDomainDeviceDefVideo`).
-pub(super) const VIDEO: [OfCard; 25] = [
+pub(super) const VIDEO: [OfCard; 23] = [
     OfCard::define(
         "'vhostuser' driver is only supported with 'virtio' device",
         |_, card| if_so(card.settings.vhost_user && other_than(card, &["virtio"]).is_some()),
@@ -40,16 +40,18 @@ pub(super) const VIDEO: [OfCard; 25] = [
         },
     ),
     OfCard::define(
-        "ram attribute only supported for video type qxl",
-        |_, card| if_so(card.settings.memory.ram != 0 && other_than(card, &["qxl"]).is_some()),
-    ),
-    OfCard::define(
-        "vram64 attribute only supported for video type qxl",
-        |_, card| if_so(card.settings.memory.vram64 != 0 && other_than(card, &["qxl"]).is_some()),
-    ),
-    OfCard::define(
-        "vgamem attribute only supported for video type qxl",
-        |_, card| if_so(card.settings.memory.vgamem != 0 && other_than(card, &["qxl"]).is_some()),
+        "{} attribute only supported for video type qxl",
+        |_, card| {
+            let memory = &card.settings.memory;
+            other_than(card, &["qxl"])?;
+            let sizes = [
+                ("ram", memory.ram),
+                ("vram64", memory.vram64),
+                ("vgamem", memory.vgamem),
+            ];
+            let mut named = sizes.into_iter().filter(|(_, size)| *size != 0);
+            named.next().map(|(name, _)| name.to_owned())
+        },
     ),
     OfCard::define("address not supported for video type ramfb", |_, card| {
         if_so(card.settings.has_address && card.model.as_deref() == Some("ramfb"))

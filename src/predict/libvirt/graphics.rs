@@ -1,17 +1,10 @@
 //! libvirt's checks of the graphics, and of the audio that belongs to them.
 
 use super::rule::{Check, OfGraphics, World, if_so};
-use crate::domain::{GraphicsType, SpiceMode};
+use crate::domain::{GraphicsSettings, GraphicsType, SpiceMode};
 use crate::predict::abilities::{DBUS_DAEMON_DIED, RenderNodes};
 use crate::predict::screens::{Frontend, Screens};
-
-/// Returns the type of these graphics if it is one of `kinds` and one of their `<listen>` elements
-/// has the type `what`; else `None`.
-fn listen_of(frontend: &Frontend, kinds: &[GraphicsType], what: &str) -> Option<String> {
-    let listens = &frontend.settings.listens;
-    let has_one = listens.iter().any(|(kind, _)| kind == what);
-    (has_one && kinds.contains(&frontend.kind)).then(|| frontend.kind.to_string())
-}
+use crate::predict::versions::{DBUS, RDP};
 
 const SEVERAL_LISTENS: Check<Frontend> = |_, frontend| {
     let kinds = [GraphicsType::Vnc, GraphicsType::Spice];
@@ -27,7 +20,7 @@ const RDP_WITHOUT_A_BUS: Check<Frontend> =
 /// The checks of each graphics (src/conf/domain_validate.c, `virDomainGraphicsDefValidate`;
 /// src/qemu/qemu_validate.c, `qemuValidateDomainDeviceDefGraphics`). libvirt 12.8 makes the last
 /// three checks in qemu_validate.c; it is not known since when.
-pub(super) const GRAPHICS: [OfGraphics; 16] = [
+pub(super) const GRAPHICS: [OfGraphics; 15] = [
     OfGraphics::define(
         "'network' attribute is required for listen type 'network'",
         |_, frontend| {
@@ -36,12 +29,13 @@ pub(super) const GRAPHICS: [OfGraphics; 16] = [
         },
     ),
     OfGraphics::define(
-        "listen type 'socket' is not available for graphics type '{}'",
-        |_, frontend| listen_of(frontend, &[GraphicsType::Rdp], "socket"),
-    ),
-    OfGraphics::define(
-        "listen type 'none' is not available for graphics type '{}'",
-        |_, frontend| listen_of(frontend, &[GraphicsType::Rdp], "none"),
+        "listen type '{}' is not available for graphics type 'rdp'",
+        |_, frontend| {
+            let listens = &frontend.settings.listens;
+            let has = |kind: &&str| listens.iter().any(|(other, _)| other == kind);
+            let found = ["socket", "none"].into_iter().find(has)?;
+            (frontend.kind == GraphicsType::Rdp).then(|| found.to_owned())
+        },
     ),
     OfGraphics::define(
         "D-Bus p2p with an address is not supported",
@@ -50,7 +44,7 @@ pub(super) const GRAPHICS: [OfGraphics; 16] = [
     OfGraphics::define(
         "Invalid value for attribute 'type' in element 'graphics': '{}'.",
         |world, frontend| {
-            let has_none = frontend.kind == GraphicsType::Dbus && !world.libvirt.dbus;
+            let has_none = frontend.kind == GraphicsType::Dbus && !world.libvirt.has(DBUS);
             has_none.then(|| frontend.kind.to_string())
         },
     )
@@ -65,7 +59,7 @@ pub(super) const GRAPHICS: [OfGraphics; 16] = [
             let is_asked = match kind {
                 GraphicsType::Vnc | GraphicsType::Spice => true,
                 // libvirt has rdp if it finds qemu-rdp (src/qemu/qemu_rdp.c, `qemuRdpAvailable`).
-                GraphicsType::Rdp if world.libvirt.rdp => true,
+                GraphicsType::Rdp if world.libvirt.has(RDP) => true,
                 GraphicsType::Rdp => return Some(kind.to_string()),
                 _ => false,
             };
@@ -176,31 +170,16 @@ pub(super) const PROFILE: [OfGraphics; 1] =
         let is_its = is_alone && frontend.kind == GraphicsType::Sdl;
         let refused = match frontend.settings.xauth.as_deref() {
             None => true,
-            Some(path) => RESTRICTED.iter().any(|start| path.starts_with(start)),
+            Some(path) => RESTRICTED.split(' ').any(|start| path.starts_with(start)),
         };
         if_so(is_its && refused && world.abilities.guests.apparmor == Some(true))
     })
     .repairable()];
 
 /// The prefixes of the paths that the helper keeps from guests.
-const RESTRICTED: [&str; 16] = [
-    "/bin/",
-    "/etc/",
-    "/lib",
-    "/lost+found/",
-    "/proc/",
-    "/sbin/",
-    "/selinux/",
-    "/sys/",
-    "/usr/bin/",
-    "/usr/lib",
-    "/usr/sbin/",
-    "/usr/share/",
-    "/usr/local/bin/",
-    "/usr/local/etc/",
-    "/usr/local/lib",
-    "/usr/local/sbin/",
-];
+const RESTRICTED: &str = "\
+    /bin/ /etc/ /lib /lost+found/ /proc/ /sbin/ /selinux/ /sys/ /usr/bin/ /usr/lib /usr/sbin/ \
+    /usr/share/ /usr/local/bin/ /usr/local/etc/ /usr/local/lib /usr/local/sbin/";
 
 /// The checks of each graphics while libvirt sets it up (`qemuProcessGraphicsSetupRenderNode`).
 pub(super) const RENDER_NODE: [OfGraphics; 1] = [OfGraphics::start("{}", |world, frontend| {
@@ -237,9 +216,7 @@ pub(crate) fn is_of_real_starts(message: &str) -> bool {
 /// The checks of each graphics once all graphics are set up (`qemuProcessSPICEAllocatePorts`).
 pub(super) const PORTS: [OfGraphics; 1] = [OfGraphics::start(NO_TLS_PORT, |world, frontend| {
     let settings = &frontend.settings;
-    let modes = std::iter::once(&settings.default_mode).chain(&settings.channels);
-    let wants = settings.autoport && modes.into_iter().any(|mode| *mode == SpiceMode::Secure)
-        || settings.tls_port == -1;
+    let wants = settings.autoport && settings.wants_tls() || settings.tls_port == -1;
     let is_spice = frontend.kind == GraphicsType::Spice && frontend.is_on_tcp();
     if_so(is_spice && wants && !world.tls)
 })];
@@ -280,7 +257,7 @@ fn is_twice(world: &World<'_>, frontend: &Frontend) -> Option<String> {
 
 /// The checks of each graphics when libvirt builds QEMU's arguments
 /// (`qemuBuildGraphicsVNCCommandLine`, `qemuBuildGraphicsSPICECommandLine`).
-pub(super) const ARGUMENTS: [OfGraphics; 6] = [
+pub(super) const ARGUMENTS: [OfGraphics; 4] = [
     OfGraphics::arguments("vnc port must be in range [5900,65535]", |_, frontend| {
         let settings = &frontend.settings;
         let is_vnc = frontend.kind == GraphicsType::Vnc && frontend.is_on_tcp();
@@ -290,34 +267,18 @@ pub(super) const ARGUMENTS: [OfGraphics; 6] = [
         if_so(frontend.kind == GraphicsType::Vnc && world.lacks_audio)
     })
     .repairable(),
-    OfGraphics::arguments(
-        "spice defaultMode secure requested in XML configuration, but TLS connection is not available",
-        |_, frontend| {
-            let asks = frontend.settings.default_mode == SpiceMode::Secure;
-            if_so(asks && lacks(frontend, SpiceMode::Secure))
-        },
-    ),
-    OfGraphics::arguments(
-        "spice defaultMode insecure requested in XML configuration, but plaintext connection is not available",
-        |_, frontend| {
-            let asks = frontend.settings.default_mode == SpiceMode::Insecure;
-            if_so(asks && lacks(frontend, SpiceMode::Insecure))
-        },
-    ),
-    OfGraphics::arguments(
-        "spice secure channels set in XML configuration, but TLS connection is not available",
-        |_, frontend| {
-            let asks = frontend.settings.channels.contains(&SpiceMode::Secure);
-            if_so(asks && lacks(frontend, SpiceMode::Secure))
-        },
-    ),
-    OfGraphics::arguments(
-        "spice insecure channels set in XML configuration, but plaintext connection is not available",
-        |_, frontend| {
-            let asks = frontend.settings.channels.contains(&SpiceMode::Insecure);
-            if_so(asks && lacks(frontend, SpiceMode::Insecure))
-        },
-    ),
+    OfGraphics::arguments("spice {} connection is not available", |_, f| {
+        let (mode, connection) = lacking(f, |mode| f.settings.default_mode == mode)?;
+        Some(format!(
+            "defaultMode {mode} requested in XML configuration, but {connection}"
+        ))
+    }),
+    OfGraphics::arguments("spice {} connection is not available", |_, f| {
+        let (mode, connection) = lacking(f, |mode| f.settings.channels.contains(&mode))?;
+        Some(format!(
+            "{mode} channels set in XML configuration, but {connection}"
+        ))
+    }),
 ];
 
 /// libvirt's message for a device that needs an `<audio>` in a domain that has none.
@@ -336,18 +297,26 @@ pub(super) fn lacks_audio(screens: &Screens) -> bool {
     screens.audio.is_empty() && !screens.frontends.is_empty() && has_one != Some(true)
 }
 
-/// Returns whether spice has no connection for channels of a mode. With autoport, libvirt makes
-/// each connection that the XML asks for.
-fn lacks(frontend: &Frontend, mode: SpiceMode) -> bool {
+/// Returns a mode that spice's channels ask for, and the connection for it that spice does not have.
+/// With autoport, libvirt has made each connection for which the XML asks.
+fn lacking(
+    frontend: &Frontend,
+    asks: impl Fn(SpiceMode) -> bool,
+) -> Option<(&'static str, &'static str)> {
+    let GraphicsSettings {
+        autoport,
+        port,
+        tls_port,
+        ..
+    } = frontend.settings;
+    let is_on_tcp = frontend.is_on_tcp();
+    let has_tls = is_on_tcp && (autoport || tls_port != 0);
+    let has_plain = !is_on_tcp || autoport || port != 0;
     if frontend.kind != GraphicsType::Spice {
-        return false;
+        None
+    } else if asks(SpiceMode::Secure) && !has_tls {
+        Some(("secure", "TLS"))
+    } else {
+        (asks(SpiceMode::Insecure) && !has_plain).then_some(("insecure", "plaintext"))
     }
-    let settings = &frontend.settings;
-    let has_one = match mode {
-        SpiceMode::Secure if !frontend.is_on_tcp() => false,
-        SpiceMode::Secure => settings.autoport || settings.tls_port != 0,
-        _ if !frontend.is_on_tcp() => true,
-        _ => settings.autoport || settings.port != 0,
-    };
-    !has_one
 }

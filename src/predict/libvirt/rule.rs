@@ -3,8 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::graphics::lacks_audio;
-use crate::device::version::Version;
-use crate::domain::GraphicsType;
+use crate::domain::{GraphicsType, Versions};
 use crate::predict::abilities::Abilities;
 use crate::predict::screens::{Card, Frontend, Screens, Vgpu};
 use crate::predict::versions::Libvirt;
@@ -29,12 +28,7 @@ pub(super) struct World<'w> {
 /// One of libvirt's checks of a thing: a hostdev, a card, a graphics or the whole domain.
 pub(super) struct Rule<T> {
     stage: Stage,
-    /// The first version with the check; empty if every version has it.
-    since: &'static [u32],
-    /// The first version without the check; empty if no version has dropped it.
-    until: &'static [u32],
-    /// True if every version refuses this, though some with another message or at another stage.
-    always: bool,
+    versions: Versions,
     /// libvirt's message, with `{}` in the place of the text that `broken` returns.
     words: &'static str,
     /// True if a plan may change the thing that breaks the rule.
@@ -55,9 +49,7 @@ impl<T> Rule<T> {
     const fn at(stage: Stage, words: &'static str, broken: Check<T>) -> Self {
         Rule {
             stage,
-            since: &[],
-            until: &[],
-            always: true,
+            versions: Versions::EVERY,
             words,
             repair: false,
             broken,
@@ -77,20 +69,20 @@ impl<T> Rule<T> {
     }
 
     pub(super) const fn since(mut self, version: &'static [u32]) -> Self {
-        self.since = version;
-        self.always = false;
+        self.versions.since = version;
+        self.versions.always = false;
         self
     }
 
     pub(super) const fn until(mut self, version: &'static [u32]) -> Self {
-        self.until = version;
-        self.always = false;
+        self.versions.until = version;
+        self.versions.always = false;
         self
     }
 
     /// Marks a rule that other versions have in another form, so that every version refuses.
     pub(super) const fn always(mut self) -> Self {
-        self.always = true;
+        self.versions.always = true;
         self
     }
 
@@ -100,17 +92,12 @@ impl<T> Rule<T> {
     }
 
     pub(super) fn ask(&self, world: &World<'_>, thing: &T, about: About) -> Option<Broken> {
-        if !world.has(self.since, self.until) {
+        if !world.libvirt.has_check(self.versions) {
             return None;
         }
-        let found = (self.broken)(world, thing)?;
+        let words = self.words.replacen("{}", &(self.broken)(world, thing)?, 1);
         Some(Broken {
-            refusal: Refusal::new(
-                self.stage,
-                about,
-                self.words.replacen("{}", &found, 1),
-                self.always,
-            ),
+            refusal: Refusal::new(self.stage, about, words, self.versions.always),
             repair: self.repair,
         })
     }
@@ -150,19 +137,6 @@ impl<'w> World<'w> {
             abilities,
             libvirt,
             tls,
-        }
-    }
-
-    /// Returns whether this libvirt has a check with these version limits. An unknown version
-    /// counts as the newest or the oldest, as in [`Libvirt::possible`].
-    pub(super) fn has(&self, since: &[u32], until: &[u32]) -> bool {
-        match &self.abilities.libvirt {
-            Some(version) => {
-                let is_older = |than: &[u32]| *version < Version::of(than);
-                !is_older(since) && (until.is_empty() || is_older(until))
-            }
-            None if self.libvirt.pci_display => until.is_empty(),
-            None => since.is_empty(),
         }
     }
 

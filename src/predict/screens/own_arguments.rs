@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use super::{Card, Found, Frontend, Screens, Vgpu};
 use crate::device::id::DeviceId;
-use crate::domain::{Domain, QEMU_NAMESPACE, Switch, VideoSettings, parse_number};
+use crate::domain::{Domain, QEMU_NAMESPACE, Switch, in_qemu, parse_number};
 use crate::predict::abilities::Abilities;
 use crate::predict::arguments::{Device, Local, is_emulated};
 use crate::predict::versions::{Libvirt, devices_are_json};
@@ -18,11 +18,9 @@ impl Screens {
     pub(super) fn apply_arguments(&mut self, domain: &Domain<'_, '_>, abilities: &Abilities) {
         let json = devices_are_json(abilities, |capability| is_deleted(domain, capability));
         let card = |driver: &str| Card {
-            place: None,
             model: Some(driver.to_owned()),
             gl: driver.contains("-gl"),
-            dmabuf: false,
-            settings: VideoSettings::default(),
+            ..Card::default()
         };
         let lacks_qxl =
             |driver: &str| driver.starts_with("qxl") && abilities.has("spice") != Some(true);
@@ -260,11 +258,8 @@ fn has_addresses(domain: &Domain<'_, '_>) -> bool {
 /// removed, because libvirt adds first (src/qemu/qemu_process.c,
 /// `qemuProcessStartUpdateCustomCaps`).
 fn is_deleted(domain: &Domain<'_, '_>, capability: &str) -> bool {
-    domain.element.children().any(|child| {
-        child.is(Some(QEMU_NAMESPACE), "capabilities")
-            && child.children().any(|deleted| {
-                deleted.is(Some(QEMU_NAMESPACE), "del")
-                    && deleted.attribute("capability").as_deref() == Some(capability)
-            })
+    in_qemu(domain.element, "capabilities").any(|deleted| {
+        deleted.is(Some(QEMU_NAMESPACE), "del")
+            && deleted.attribute("capability").as_deref() == Some(capability)
     })
 }

@@ -44,11 +44,7 @@ pub(crate) fn nfd(inventory: &Inventory, expiry: u64) -> (String, Vec<String>) {
 /// dropped.
 fn label_name(type_id: &str) -> String {
     let fits = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-    let name: String = type_id
-        .chars()
-        .map(|c| if fits(c) { c } else { '-' })
-        .collect();
-    let name = format!("gfxplane.type.{name}");
+    let name = format!("gfxplane.type.{}", type_id.replace(|c| !fits(c), "-"));
     name.trim_end_matches(['-', '_', '.']).to_owned()
 }
 

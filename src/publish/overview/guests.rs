@@ -5,14 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{Defined, DeviceLine, Given, GuestEntry, GuestState, Problem, Summary, display_words};
 use crate::device::id::DeviceId;
 use crate::domain::policy::Wishes;
-use crate::domain::{Domain, GraphicsType, Reach};
+use crate::domain::{GraphicsType, Reach};
 use crate::plan::commands::Names;
 use crate::plan::fixup::{Surroundings, fix};
 use crate::plan::{Fix, Level, Plan, Topic, words};
 use crate::predict::screens::{Here, Screens, Vgpu};
-use crate::predict::{About, HeadOf, Outcome, Refusal, Shown};
+use crate::predict::{About, Outcome, Refusal, Shown};
 use crate::publish::inventory::State;
-use crate::xml::Document;
 
 /// Returns the entries of one domain, by device, and counts the domain in `summary`. Returns
 /// nothing for a domain without vfio devices, or with such devices only in QEMU's arguments.
@@ -24,7 +23,7 @@ pub(super) fn entries(
 ) -> Vec<(Option<DeviceId>, GuestEntry)> {
     let fixed = |wishes: &Wishes| fix(&domain.xml, surroundings, given.policy, wishes);
     let (now, better) = match (fixed(&Wishes::as_it_is()), fixed(&Wishes::default())) {
-        (Ok(now), Ok(better)) => (now.plan, better.plan),
+        (Ok(now), Ok(better)) => (now, better.plan),
         (Err(error), _) | (_, Err(error)) => {
             return unreadable(domain, &error.to_string(), summary);
         }
@@ -33,11 +32,11 @@ pub(super) fn entries(
     // arguments.
     let is_told =
         |plan: &Plan| !plan.screens.vgpus.is_empty() || plan.screens.own_vfio().next().is_none();
-    let Some(plan) = now.filter(is_told) else {
+    let Some(plan) = now.plan.filter(is_told) else {
         return Vec::new();
     };
     let seen = Seen {
-        names: names(given, domain),
+        names: Names::of_domain(given.connect, &domain.name, now.uuid),
         given,
         domain,
         plan: &plan,
@@ -71,10 +70,7 @@ fn below_devices(
         if found.iter().any(|(id, _)| *id == Some(vgpu.id)) {
             continue;
         }
-        let head = now
-            .heads
-            .iter()
-            .find(|head| head.of == HeadOf::Device(vgpu.id));
+        let head = now.head(vgpu.id);
         let shown_by = head.map(|head| head.shown_by.clone()).unwrap_or_default();
         let mut problems = seen.of_device(vgpu, head.is_some(), &shown_by, summary);
         if found.is_empty() {
@@ -107,16 +103,6 @@ fn entry(domain: &Defined, starts: Option<&'static str>, problems: Vec<Problem>)
         shown_by: Vec::new(),
         problems,
     }
-}
-
-/// Returns the names of a domain for commands.
-fn names(given: Given<'_>, domain: &Defined) -> Names {
-    let document = Document::parse(&domain.xml).ok();
-    let read = document
-        .as_ref()
-        .and_then(|document| Domain::new(document).ok());
-    let uuid = read.and_then(|domain| domain.uuid);
-    Names::of_domain(given.connect, &domain.name, uuid)
 }
 
 /// Returns the entries of a domain whose XML can't be read: one for each device that its text

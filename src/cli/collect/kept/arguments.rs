@@ -2,6 +2,7 @@
 
 use super::{LEFT_OUT, is_a_device, is_word};
 use crate::predict::arguments::{self, OPTIONS, Setting, is_screen, is_telling, pairs};
+use crate::predict::words::is_in;
 
 /// The text that replaces an option that is left out.
 const OPTION_LEFT_OUT: &str = "-left-out";
@@ -20,7 +21,7 @@ pub(super) fn kept_arguments(arguments: &[String]) -> Vec<String> {
             .and_then(|option| kept_value(option, argument));
         kept.push(match (value, name) {
             (Some(value), _) => value,
-            (None, Some(name)) if OPTIONS.contains(&name) => {
+            (None, Some(name)) if is_in(OPTIONS, name) => {
                 option = Some(name);
                 argument.clone()
             }

@@ -1,3 +1,4 @@
+use crate::domain::Versions;
 use crate::domain::tests::with;
 
 /// The rows of tests/vm/hostdevs.tsv: devices, libvirt 11.3's message, and 9.0's if it is another.
@@ -16,7 +17,8 @@ fn hostdevs_that_libvirt_refuses() {
             let found = with(xml, |domain| {
                 let all = domain.misread.iter().chain(&domain.unfit);
                 let mut all = all.filter(|error| {
-                    error.since <= version && (error.until.is_empty() || version < error.until)
+                    let Versions { since, until, .. } = error.versions;
+                    since <= version && (until.is_empty() || version < until)
                 });
                 let first = all.next().map(|error| error.message.clone());
                 let twice = "Hostdev already exists in the domain configuration";
