@@ -131,8 +131,8 @@ pub fn ask_and_keep(
 }
 
 /// Returns the outcome for a device that could not be asked, for this reason.
-pub(crate) fn unknown(reason: Reason, step: Step, note: Option<String>) -> Outcome {
-    Outcome::unkept(Answer::none(reason, step), note)
+pub(crate) fn unknown(reason: Reason, step: Step, note: impl Into<Option<String>>) -> Outcome {
+    Outcome::unkept(Answer::none(reason, step), note.into())
 }
 
 /// Returns the outcome for an id that is no vfio device of this host.
