@@ -356,7 +356,7 @@ fn exit_codes_of_the_tool() {
         (
             &["--host", "/dev/fd", "list"],
             3,
-            "it is no recorded host, as it has no sys",
+            "it is not a recorded host: it has no directory sys",
         ),
         // As collect makes it
         (&["--host", &format!("{root}/.."), "list"], 0, ""),
@@ -504,7 +504,7 @@ fn a_domain_of_a_recorded_host_has_a_name() {
     };
     host.write("etc/libvirt/qemu/g one.xml", &text_of("g one"));
     host.write("etc/libvirt/qemu/cut.xml", "<domain>");
-    let command = "fix: virsh -c qemu:///system edit 'g one' # name another device";
+    let command = "fix: virsh -c qemu:///system edit 'g one' # name a device that this host has";
     let check = |arguments: &[&str]| {
         let mut all = vec!["--root", host.path(), "check"];
         all.extend(arguments);
@@ -1102,7 +1102,7 @@ fn a_message_is_about_one_domain() {
         "error: Failed to start domain 'a\u{1b}[2Jb'\n{}",
         refusal(own)
     ));
-    ends(&odd, 0, "nothing is said of a domain");
+    ends(&odd, 0, "the explanation leaves the domain out");
     assert!(!odd.stderr.contains(&0x1b), "{odd:?}");
 }
 

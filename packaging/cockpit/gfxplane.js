@@ -5,7 +5,7 @@ const { cockpit } = window;
 // What fixup may do only if the user says so.
 const WISHES = {
     "--policy=full": "Switch displays on, and add the graphics that they need",
-    "--trust-rules": "Also displays that are known by a rule alone, of devices that nobody has asked",
+    "--trust-rules": "Also displays that are known only by a rule, because the device was not probed",
     remote: "Allow losing remote viewing",
     video: "Allow losing the emulated card",
 };

@@ -380,12 +380,12 @@ fn disagreement(answer: Start, now: &mut Prediction) -> Option<String> {
             }
             let refusal = refusal.clone();
             let wrong = format!(
-                "it takes the domain; gfxplane expected {:?}, which is gfxplane's mistake",
+                "libvirt accepts the domain; gfxplane wrongly expected {:?}",
                 refusal.message
             );
             now.outcome = Outcome::Doubt {
                 refusal,
-                because: "libvirt takes the definition".into(),
+                because: "libvirt accepts the definition".into(),
             };
             Some(wrong)
         }

@@ -36,7 +36,7 @@ pub(crate) struct Collect {
     /// The directory, which must be empty or not exist
     #[arg(value_name = "DIR")]
     directory: PathBuf,
-    /// Also record the domains in these XML files, without what identifies them, and the abilities
+    /// Also record the domains in these XML files, without identifying data, and the abilities
     /// of their emulators
     #[arg(long, value_name = "DOMAIN-XML-FILE", num_args = 1..)]
     xml: Vec<PathBuf>,
@@ -90,7 +90,7 @@ impl Collect {
         context.warn(&notes);
         let root = argument(&self.directory.join("root"));
         context.say(&format!(
-            "this is all: look through it before you give it away; \
+            "these are all files: read them before you pass them on; \
              `gfxplane --root {root} list` shows this host"
         ));
         Ok(End::Done)

@@ -15,7 +15,7 @@ use crate::host::domains::DEFINITIONS;
 use crate::libvirt::{Context, Failure};
 use crate::plan::commands::Names;
 
-/// Find what stands between this host and a working display
+/// Find problems that keep guests of this host from showing their screens
 ///
 /// Prints PASS, WARN, FAIL and SKIP lines about guests, devices and what is known of them, render nodes and who
 /// may open them, QEMU's OpenGL, mdevctl and its callouts, libvirt's hooks, SELinux and AppArmor,

@@ -106,7 +106,7 @@ impl Explain {
         }
         let mut found = message.as_deref().map(find).unwrap_or_default();
         if message.is_some() && found.is_empty() {
-            let problem = "this message is not known: it is not about screens, or in words that gfxplane has not met";
+            let problem = "this message is not known: it is not about screens, or its wording is new to gfxplane";
             context.say(problem);
             if message.as_deref().is_some_and(|text| !text.is_ascii()) {
                 context.say("libvirt's messages are known in English alone: LC_ALL=C virsh start DOMAIN says it in English");
@@ -198,7 +198,7 @@ impl Explain {
         let look_at = |xml: Option<String>| xml.map(|xml| look_at(context, None, &xml)).transpose();
         let named = of_libvirt.map_err(Into::into).and_then(look_at);
         Ok(named.unwrap_or_else(|error| {
-            context.say(&format!("nothing is said of a domain: {error:#}"));
+            context.say(&format!("the explanation leaves the domain out: {error:#}"));
             None
         }))
     }
@@ -219,7 +219,7 @@ impl Explain {
         let mut logged = in_log(&text, named.uuid);
         match &mut logged {
             None => context.say(&format!(
-                "the log of {} has no whole start of this domain: another had its name, or the file was begun anew",
+                "the log of {} has no complete start of this domain: another domain had this name, or the log was rotated",
                 named.name
             )),
             // The log of a running domain has no end yet, whatever its guest may have made QEMU

@@ -28,19 +28,19 @@ const FACT: &str = "#!/bin/sh\n# Made by gfxplane export ansible.\nexec gfxplane
 /// The time until the labels for Node Feature Discovery expire, unless the user gives another.
 const VALID: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// Write what is known of this host for a fleet's tools
+/// Write the facts about this host for a fleet's tools
 #[derive(Debug, clap::Args)]
 pub(crate) struct ExportCommand {
-    /// The tool that reads it
+    /// The tool that reads the export
     pub(super) format: Format,
     /// Write this file, as a whole, instead of stdout
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
-    /// nova: the name of the compute node, as openstack hypervisor list has it [default: this
+    /// nova: the name of the compute node, as openstack hypervisor list prints it [default: this
     /// host's name]
     #[arg(long, value_name = "NAME", value_parser = node)]
     node: Option<String>,
-    /// nfd: how long the labels hold [default: 1d]
+    /// nfd: how long the labels are valid [default: 1d]
     #[arg(long, value_name = "DURATION", value_parser = valid)]
     valid: Option<Duration>,
 }

@@ -55,7 +55,7 @@ pub struct Fixup {
     /// Do everything but define the domain
     #[arg(long)]
     dry_run: bool,
-    /// Define the domain even if nobody has seen that it starts
+    /// Define the domain even if it is not known to start
     ///
     /// Without this option, a domain is defined only if it is known to start: by a measurement with
     /// the same versions of QEMU and libvirt, or because a small copy of it has started on this
@@ -99,7 +99,7 @@ impl Fixup {
             return Err(Failure::Usage(problem.into()).into());
         }
         if defines {
-            let why = "a domain of this libvirt is not defined by what is known of a recorded host";
+            let why = "a domain of this libvirt can't be defined by the facts of a recorded host";
             context.refuse_recorded(why)?;
         }
         let surroundings = self.about.surroundings(context)?;
@@ -213,7 +213,7 @@ impl Fixup {
             context.say("no XML is printed, as not all is fixed; --print-xml prints it");
         }
         if is_domain && !self.define && !self.confirm && !self.dry_run && fixed.text != text {
-            context.say("nothing was changed; --define does it");
+            context.say("nothing was changed; --define makes the changes");
         }
         Ok(())
     }
@@ -269,7 +269,7 @@ impl Fixup {
                 "the domain was not changed: {seen}; {no_trial}"
             ))),
             Err(error) => Err(Failure::Environment(format!(
-                "the domain was not changed, as nobody has seen that it would start: {error}; {no_trial}"
+                "the domain was not changed, because it is not known to start: {error}; {no_trial}"
             ))),
         }
     }
@@ -335,7 +335,7 @@ fn remember(
     let mut warnings = Vec::new();
     if state.hands_off(uuid, &mut warnings) {
         state.set_hands_off(uuid, name, false)?;
-        context.say("the daemon looks after the domain again");
+        context.say("the daemon manages the domain again");
     }
     Ok(())
 }

@@ -18,7 +18,7 @@ use crate::libvirt::{Context, Failure};
 ///
 /// QEMU refuses to start if a display needs OpenGL and there is none, or if a device has no
 /// display. Without OpenGL, it starts only with a region. The log counts only for the domain's own
-/// devices, and less than a device's own answer. The daemon does this after each start.
+/// devices, and a device's own answer counts more. The daemon does this after each start.
 #[derive(Debug, clap::Args)]
 pub struct Learn {
     /// A libvirt domain (name or UUID)

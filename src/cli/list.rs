@@ -10,7 +10,7 @@ use crate::libvirt::Context;
 use crate::predict::hints::Hint;
 use crate::publish::inventory::{Inventory, Sources, State, inventory};
 
-/// List vfio devices, their displays, and what these need
+/// List vfio devices, their displays, and the options that the displays need
 #[derive(Debug, clap::Args)]
 pub(crate) struct List {
     /// List mdev types with their parents instead of devices

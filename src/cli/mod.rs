@@ -124,7 +124,7 @@ fn recorded(path: PathBuf) -> Result<Root, Failure> {
     } else if is_host(&below) {
         return Ok(Root::recorded(below));
     } else if path.is_dir() {
-        "it is no recorded host, as it has no sys"
+        "it is not a recorded host: it has no directory sys"
     } else if path.exists() {
         "it is no directory"
     } else {

@@ -19,7 +19,7 @@ pub(crate) struct NodedevDumpxml {
     /// Rebuild libvirt's part from sysfs instead of asking libvirt
     #[arg(long)]
     pub(super) offline: bool,
-    /// Leave out what gfxplane adds: XML that nodedev-define and nodedev-create take
+    /// Leave out gfxplane's additions, so that nodedev-define and nodedev-create accept the XML
     #[arg(long)]
     plain: bool,
 }
@@ -35,7 +35,8 @@ impl NodedevDumpxml {
         context.warn(&sources.host.warnings);
         let mut found = offline::find(&sources, &self.device);
         if !self.offline && context.is_remote() {
-            context.say("this libvirt is another host's: what is known here is not about it");
+            context
+                .say("this libvirt is on another host, and gfxplane's records are about this one");
             found = None;
         }
         let xml = if self.offline || context.root.is_recorded() {

@@ -343,11 +343,7 @@ fn groups(overview: &Overview) -> Vec<Vec<Row>> {
     }
     groups.extend(overview.parents.iter().map(of_parent));
     if !overview.absent.is_empty() {
-        let mut rows = vec![Row::new(
-            0,
-            None,
-            "Devices that are not offered by any of these",
-        )];
+        let mut rows = vec![Row::new(0, None, "Devices that none of these offers")];
         rows.extend(overview.absent.iter().flat_map(of_device));
         groups.push(rows);
     }

@@ -346,7 +346,7 @@ mod tests {
             None,
             1,
             "",
-            &format!("nobody shows the screen of {}", uuids[0]),
+            &format!("no graphics show the screen of {}", uuids[0]),
         );
         page.commands(1, "fix", &[format!("gfxplane probe {}", uuids[0])]);
         anstream::adapter::strip_str(&page.text(width)).to_string()
@@ -362,7 +362,7 @@ mod tests {
         assert_eq!(
             alone,
             format!(
-                "PASS  display of {a}\n        nobody shows the screen of c1a20000…\n        fix: gfxplane probe {a}\n"
+                "PASS  display of {a}\n        no graphics show the screen of c1a20000…\n        fix: gfxplane probe {a}\n"
             )
         );
         assert!(page(&[a, b], 80).contains("screen of …000000000001\n"));

@@ -18,7 +18,7 @@ use crate::xml::{Document, escape};
 /// Show or set a domain's policy
 ///
 /// Without KEY=VALUE, shows the host's policy, the domain's own, and the result. With them, writes
-/// them into the domain's metadata, beside those that are there already.
+/// them into the domain's metadata and keeps the other values there.
 #[derive(Debug, clap::Args)]
 pub struct PolicyCommand {
     /// A libvirt domain (name or UUID)
@@ -115,7 +115,7 @@ impl PolicyCommand {
             Some(element) => Wishes::of_element(element).map_err(|problem| {
                 let domain = &self.domain;
                 Failure::Refused(format!(
-                    "{domain}: {problem}; `gfxplane policy {domain} --clear` takes it out"
+                    "{domain}: {problem}; `gfxplane policy {domain} --clear` removes it"
                 ))
             })?,
         };
@@ -148,14 +148,14 @@ impl PolicyCommand {
                 && let Err(error) = state.set_hands_off(id, &name, true)
             {
                 context.say(&format!(
-                    "warning: the daemon looks after the domain again: {error}"
+                    "warning: the daemon manages the domain again: {error}"
                 ));
             }
             return Err(failure.into());
         }
         context.say(match &element {
             Some(_) => "the policy was set",
-            None => "the domain has no policy of its own any more",
+            None => "the domain's own policy is removed",
         });
         if undone.is_some() {
             context.say(
@@ -171,7 +171,7 @@ impl PolicyCommand {
             let mut entry = Entry::new(now(), What::Policy, By::Policy, &name, Some(id));
             entry = entry.said(&said);
             if said.is_empty() {
-                entry = entry.because("none of its own any more");
+                entry = entry.because("its own policy was removed");
             }
             if let Err(error) = state.append(&entry) {
                 context.say(&format!("warning: it is not in the log: {error}"));
@@ -189,7 +189,7 @@ impl PolicyCommand {
         let mut in_effect = host.clone();
         if let Some(manager) = domain.manager {
             notes.push(format!(
-                "it is a domain of {manager}'s: no more than display='asked' unless it says so itself"
+                "{manager} manages it: at most display='asked', unless its own policy says more"
             ));
         }
         let id = definition.uuid.parse()?;
@@ -201,12 +201,12 @@ impl PolicyCommand {
                     let older = state.older(&mut warnings);
                     if older.is_some_and(|older| older.contains(&id)) {
                         in_effect = in_effect.asked_only();
-                        notes.push("it is older than gfxplane here: no more than display='asked' unless it says so itself".into());
+                        notes.push("it is older than gfxplane on this host: at most display='asked', unless its own policy says more".into());
                     }
                 }
                 Err(error) => {
                     notes.push(format!(
-                        "whether the daemon stays away is not known: {error}: run this as root"
+                        "it is not known whether the daemon leaves the domain alone: {error}: run this as root"
                     ));
                 }
             }

@@ -36,7 +36,7 @@ const AT_A_TIME: usize = 8;
 /// internal.
 ///
 /// udev runs it as "gfxplane-probe --udev NAME", which prints properties, and as "--forget NAME".
-/// Both take no other option.
+/// Neither accepts another option.
 #[derive(Debug, clap::Parser)]
 #[command(name = "gfxplane-probe", version)]
 pub struct Arguments {
@@ -50,8 +50,8 @@ pub struct Arguments {
 
 /// Ask devices what display they have
 ///
-/// Opens a device for a moment, which fails harmlessly if somebody uses it. The answer is kept
-/// until the device goes away or its driver changes.
+/// Opens a device for a moment, which fails harmlessly if it is in use. The answer is kept until
+/// the device goes away or its driver changes.
 #[derive(Debug, clap::Args)]
 pub struct Probe {
     /// UUID, PCI address or node-device name
@@ -60,7 +60,7 @@ pub struct Probe {
     /// Ask every device that gfxplane may open unasked under the policy
     #[arg(long, conflicts_with_all = ["devices", "type"])]
     all: bool,
-    /// Ask an mdev type of which no device exists yet
+    /// Ask an mdev type that has no device yet
     #[arg(
         long = "type",
         id = "type",
@@ -72,10 +72,10 @@ pub struct Probe {
     /// Create a device of that type, ask it, and remove it
     #[arg(long, requires = "type")]
     instantiate: bool,
-    /// Create it even if nobody else can then create one of this type or of another
+    /// Create the device even if it uses up the last one of this or another type
     #[arg(long, requires = "instantiate")]
     force: bool,
-    /// Ask the device even if its record still holds
+    /// Ask the device even if its record is still valid
     #[arg(long)]
     pub(super) fresh: bool,
     /// Open the device only this way: group (/dev/vfio/GROUP), or cdev (its own node, with iommufd)
@@ -166,7 +166,7 @@ impl Probe {
         if let Some(instance) = instance {
             let path = context.root.device(instance.id);
             if !instance.end(Instant::now() + deadline) {
-                let problem = "made to be asked, and not removed yet: its driver does not let go of it; it goes when that does, or a later run removes it";
+                let problem = "this temporary device is not removed yet, because its driver still holds it; it goes away when the driver releases it, or a later run removes it";
                 warnings.push(Warning::new(path, problem));
             }
         }
@@ -194,7 +194,7 @@ impl Probe {
             if rows.is_empty() {
                 writeln!(
                     out,
-                    "no device may be opened unasked; gfxplane list shows all, gfxplane doctor says what is missing"
+                    "no device may be opened unasked; gfxplane list shows all devices, and gfxplane doctor what is missing"
                 )?;
             }
             let mut lines = rows.iter();
@@ -230,7 +230,7 @@ impl Probe {
         let problem = |problem: &dyn std::fmt::Display| format!("--type {text:?}: {problem}");
         let rule = rule_for_type(&sources, Some(known), type_id, Some(of_type));
         if let Err(why) = may_open_type(of_type, rule) {
-            let why = format!("not made, as it would not be opened: {why}");
+            let why = format!("not created, because it may not be opened: {why}");
             return Err(Failure::Refused(problem(&why)).into());
         }
         let wanted = (parent, type_id);
@@ -446,7 +446,7 @@ mod tests {
         assert_eq!(
             sentence(&row),
             "c1a20000-0000-4000-8000-000000000002: unknown (needs-vm), step kvm: ENOENT; \
-             its driver wants a KVM VM, which can't be made here"
+             its driver needs a KVM VM, which can't be made here"
         );
         assert_eq!(end(&[row]).unwrap(), End::Refused);
     }

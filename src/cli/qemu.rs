@@ -17,7 +17,7 @@ use crate::predict::abilities::Abilities;
 
 /// Find out what the host's QEMU and libvirt can do, and keep the answer
 ///
-/// libvirt tells which graphics it takes with an emulator; QEMU's files tell the rest. The answer
+/// libvirt tells which graphics it accepts with an emulator; QEMU's files tell the rest. The answer
 /// is kept in /var/cache/gfxplane until QEMU, its modules or libvirt change. The qemu hook and the
 /// planning of fixes use it.
 #[derive(Debug, clap::Args)]

@@ -16,7 +16,7 @@ use crate::publish::inventory::{Sources, inventory};
 /// List the rules that match devices or types of this host
 #[derive(Debug, clap::Args)]
 pub(crate) struct RulesCommand {
-    /// List all rules, also those that match nothing here
+    /// List all rules, also those that match nothing on this host
     #[arg(long)]
     all: bool,
     /// Print JSON

@@ -55,7 +55,7 @@ pub(crate) struct Assumed {
     /// Allow losing remote viewing (remote), the emulated card (video), or both (all)
     #[arg(long, value_name = "WORDS", value_parser = consent)]
     pub consent: Option<BTreeSet<Consent>>,
-    /// Switch on also displays that are known by a rule alone, of devices that nobody has asked
+    /// Also switch on displays that are known only by a rule, because the device was not probed
     #[arg(long)]
     pub trust_rules: bool,
 }

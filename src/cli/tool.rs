@@ -167,7 +167,7 @@ pub fn run(arguments: Arguments, libvirt: Arc<dyn Libvirt>) -> anyhow::Result<En
     };
     if let (Some(_), Some(option)) = (&arguments.verb, arguments.overview.given()) {
         let problem = format!(
-            "{option} before the command is the overview's, which is gfxplane without a command: put it after the command"
+            "{option} before the command belongs to the overview (gfxplane without a command): put it after the command"
         );
         return Err(Failure::Usage(problem).into());
     }

@@ -14,8 +14,8 @@ use crate::plan::undo::undo_all;
 
 /// Undo what gfxplane changed in domains
 ///
-/// Puts each device back that is still as gfxplane made it. Names devices that somebody has changed
-/// since, and leaves them alone. From then on the daemon leaves the domain alone, until `gfxplane policy`
+/// Restores each device that is still as gfxplane left it. Names devices that were changed since,
+/// and leaves them alone. From then on the daemon leaves the domain alone, until `gfxplane policy`
 /// or `gfxplane fixup --define` gives it back.
 #[derive(Debug, clap::Args)]
 pub struct Undo {
@@ -31,7 +31,7 @@ pub struct Undo {
     /// Print the XML, and change nothing
     #[arg(long, conflicts_with = "all")]
     print_xml: bool,
-    /// Print what would be put back, and change nothing
+    /// Print what would be restored, and change nothing
     #[arg(long)]
     dry_run: bool,
 }
@@ -114,10 +114,10 @@ impl Undo {
             say(what);
         }
         for why in &undone.passed_over {
-            say(&format!("passed over: {why}"));
+            say(&format!("left as it is: {why}"));
         }
         if undone.put_back.is_empty() {
-            say("nothing was changed: nothing of what was done still stands");
+            say("nothing was changed: none of gfxplane's changes is still in place");
             return Ok(End::Refused);
         }
         if self.print_diff {
@@ -152,13 +152,11 @@ impl Undo {
         entry = entry.said(&undone.put_back);
         if !undone.passed_over.is_empty() {
             let passed_over = undone.passed_over.join("; ");
-            entry = entry.because(format!("passed over: {passed_over}"));
+            entry = entry.because(format!("left as it is: {passed_over}"));
         }
         let written = state.clear_undo(uuid).and(state.append(&entry));
         if let Err(error) = written {
-            say(&format!(
-                "warning: that it was undone is not noted: {error}"
-            ));
+            say(&format!("warning: the undo was not recorded: {error}"));
         }
         Ok(End::Done)
     }

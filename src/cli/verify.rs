@@ -34,15 +34,15 @@ use crate::xml::Document;
 ///
 /// The copy has the domain's vfio devices, graphics and video, and nothing else: no disk, no
 /// network, no password. It is started paused, so that nothing runs in it, and destroyed again. Its
-/// devices must be active and used by nobody.
+/// devices must be active and not in use.
 ///
-/// Prints `starts`, or what QEMU or libvirt said and what that means (exit code 1). Exit code 3 if
-/// it could not be tried.
+/// Prints `starts`, or the message of QEMU or libvirt with an explanation (exit code 1). Exit code 3
+/// if it could not be tried.
 #[derive(Debug, clap::Args)]
 pub struct Verify {
     #[command(flatten)]
     about: SubjectArgs,
-    /// How long it may take until it has started
+    /// The longest time to wait for the start
     #[arg(long, value_name = "SECONDS", default_value_t = 120.0, value_parser = seconds)]
     deadline: f64,
     /// Print JSON

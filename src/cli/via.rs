@@ -47,16 +47,16 @@ const PCI_DISPLAY: u32 = 10_003_000;
 
 /// Ask devices what display they have
 ///
-/// A device is opened for a moment, which fails harmlessly if somebody uses it. Its answer is kept
-/// until it goes away or its driver changes.
+/// A device is opened for a moment, which fails harmlessly if it is in use. Its answer is kept until
+/// it goes away or its driver changes.
 ///
-/// With --via qemu, QEMU opens the device and says which display interface it takes. That counts for
-/// this device alone, and less than the device's own answer.
+/// With --via qemu, QEMU opens the device and tells which display interface it uses. This answer is
+/// about this device only, and the device's own answer counts more.
 #[derive(Debug, clap::Args)]
 pub(crate) struct ProbeCommand {
     #[command(flatten)]
     probe: Probe,
-    /// Start a QEMU, paused, that opens the device: for drivers that open for nothing else
+    /// Start a paused QEMU that opens the device, for drivers that open it for no other program
     ///
     /// If a domain with the device is started meanwhile, the qemu hook ends this QEMU. Without the
     /// hook that start may fail.
@@ -220,7 +220,7 @@ impl Asker<'_> {
                 .is_some_and(|e| e.method.is_measured())
         {
             note.push_str(&format!(
-                "; the device itself said {}, which is believed first",
+                "; the device itself answered {}, which counts more",
                 display(&finding)
             ));
         }

@@ -16,7 +16,7 @@ pub fn daemon(libvirt: Arc<dyn Libvirt>) -> anyhow::Result<End> {
     Watch { once: false }.run(&start(GlobalArgs::default(), libvirt)?)
 }
 
-/// Keep the definitions of all domains right, as a service
+/// Keep the definitions of all domains correct, as a service
 ///
 /// Looks at every domain, and again whenever one is defined, its devices are better known, or the
 /// hook has refused it. Makes the changes that it may make unasked, and reports the others with the

@@ -62,7 +62,7 @@ impl Daemon<'_> {
         domain.failures += 1;
         if domain.failure != error {
             error.clone_into(&mut domain.failure);
-            let text = format!("{error}; looked at again in {} s", wait.as_secs());
+            let text = format!("{error}; gfxplane checks it again in {} s", wait.as_secs());
             self.tell(task.uuid, Priority::Warning, &text);
         }
         self.again(task, wait);
@@ -288,7 +288,7 @@ impl Daemon<'_> {
             return;
         }
         let text = format!(
-            "not defined: somebody changes it all the time; looked at again in {} s",
+            "not changed: somebody else keeps changing it; gfxplane checks it again in {} s",
             SOON.as_secs()
         );
         self.tell(uuid, Priority::Warning, &text);
@@ -311,7 +311,7 @@ impl Daemon<'_> {
         domain.memory.is_ours(&definition.xml);
         for change in &done.changes {
             let what = words(&change.action);
-            let text = format!("changed, though libvirt has not said so: {what}");
+            let text = format!("changed, although libvirt did not confirm it: {what}");
             self.tell(uuid, Priority::Notice, &text);
         }
         let made = Made {
@@ -350,7 +350,7 @@ impl Daemon<'_> {
             (_, Some(ours)) => Some(ours),
             (Ok(None), None) => None,
             (Err(error), None) => {
-                let text = format!("what was done can't be undone by gfxplane: {error}");
+                let text = format!("gfxplane can't undo this change later: {error}");
                 self.tell(uuid, Priority::Warning, &text);
                 None
             }
@@ -392,9 +392,9 @@ impl Daemon<'_> {
             return Ok(());
         }
         let problem = if !wanted {
-            "it would start now; gfxplane does not start it (retry_start)"
+            "it would start now; gfxplane does not start it (setting retry_start): start it yourself"
         } else if !self.domains.watched(uuid).may_retry() {
-            "refused again; gfxplane has started it once and does not try for ever"
+            "refused again; gfxplane tried to start it once, and does not try again"
         } else {
             self.handled(uuid, true);
             let Some(libvirt) = self.libvirt.clone() else {

@@ -89,7 +89,8 @@ impl Daemon<'_> {
                 self.set_link();
             }
             Err(error) => {
-                let text = format!("the host's devices stay without attributes: {error}");
+                let text =
+                    format!("virsh nodedev-dumpxml shows no attributes of gfxplane's: {error}");
                 self.say(Priority::Warning, &text);
             }
         }

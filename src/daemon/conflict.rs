@@ -103,7 +103,7 @@ impl Daemon<'_> {
             match replaced {
                 Between::Expected => {
                     let text = format!(
-                        "somebody else changed it at the same moment ({what}): it is defined again as they made it"
+                        "somebody else changed it at the same moment ({what}): their definition was restored"
                     );
                     self.tell(uuid, Priority::Notice, &text);
                     self.log(uuid, What::Kept, Some(&text));
@@ -141,7 +141,8 @@ impl Daemon<'_> {
             // Somebody else has changed the definition since.
             Ok(Replaced::Changed) => return Ok(()),
             Ok(Replaced::Done { .. }) if seen.len() <= 1 => {
-                let text = "somebody else undefined it at the same moment: it is undefined again";
+                let text =
+                    "somebody else undefined it at the same moment: gfxplane undefined it again";
                 self.tell(moment.uuid, Priority::Notice, text);
                 self.log(moment.uuid, What::Kept, Some(text));
                 return Ok(());
@@ -149,7 +150,7 @@ impl Daemon<'_> {
             Ok(Replaced::Done { .. }) => self.may_be_lost(moment, ""),
             Err(error) => {
                 let text = format!(
-                    "somebody else undefined it at the same moment, and it is defined again ({error}): undefine it once more"
+                    "somebody else undefined it at the same moment, and gfxplane defined it again and can't take that back ({error}): undefine it once more"
                 );
                 self.conflict(moment.uuid, &text);
             }
@@ -165,7 +166,7 @@ impl Daemon<'_> {
             what => format!(" ({what})"),
         };
         let text = format!(
-            "somebody else changed it at the same moment (within {} µs): what they changed{what} may be lost; see that it is there",
+            "somebody else changed it at the same moment (within {} µs): their change{what} may be lost: check the definition",
             moment.window.as_micros()
         );
         self.conflict(moment.uuid, &text);

@@ -73,7 +73,7 @@ impl Daemon<'_> {
                 let wait = self
                     .retry
                     .map_or(SOONEST, |(_, wait)| (wait * 2).min(LATEST));
-                let text = format!("{error}; tried again and again");
+                let text = format!("{error}; gfxplane keeps trying");
                 if self.warned.insert(text.clone()) {
                     self.say(Priority::Warning, &text);
                 }

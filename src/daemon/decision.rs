@@ -124,10 +124,10 @@ impl Memory {
             return leave(false, why);
         }
         let problem = if standing.is_hands_off {
-            Some("what gfxplane did here was undone; `gfxplane fixup --define` or `gfxplane policy` gives the domain back".into())
+            Some("gfxplane's changes were undone; `gfxplane fixup --define` or `gfxplane policy` lets the daemon manage the domain again".into())
         } else {
             let refused = self.refused == Some(mark(definition));
-            let refused = refused.then(|| "libvirt has refused that definition".to_owned());
+            let refused = refused.then(|| "libvirt refused this change".to_owned());
             objection(plan).or(refused)
         };
         if let Some(problem) = problem {
@@ -135,13 +135,13 @@ impl Memory {
         }
         if self.times(plan) >= ROUNDS {
             let problem = format!(
-                "that was done {ROUNDS} times, and somebody has put the old definition back each time; `gfxplane fixup --define` does it once more"
+                "gfxplane made this change {ROUNDS} times, and somebody restored the old definition each time; `gfxplane fixup --define` makes it once more"
             );
             let mut why = left_alone(&fixed, &problem);
             why[0].fixes.push(Fix::Command {
                 verb: "policy",
                 options: "display=off".into(),
-                reason: "the old one is meant".into(),
+                reason: "keeps the old definition".into(),
             });
             return leave(true, why);
         }
@@ -285,5 +285,5 @@ fn objection(plan: &Plan) -> Option<String> {
     unseen(&plan.after.heads)
         .into_iter()
         .find(|id| !before.contains(id))
-        .map(|id| format!("it would start, but nobody would see the screen of {id}"))
+        .map(|id| format!("it would start, but no graphics would show the screen of {id}"))
 }

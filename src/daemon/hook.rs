@@ -203,14 +203,14 @@ pub fn incoming(
         })
     });
     if changes.is_empty() || !is_mended {
-        return warn("; nothing that may be changed here is known to help");
+        return warn("; no change that is allowed here is known to help");
     }
     let what: Vec<String> = changes.iter().map(|change| words(&change.action)).collect();
     let what = what.join(", ");
     Verdict::Rewrite {
         text,
         line: plain(&format!(
-            "{title} goes on with {what}; as it was, {refused}"
+            "{title} was changed: {what}; without that, {refused}"
         )),
     }
 }
@@ -363,7 +363,7 @@ impl Report<'_, '_, '_> {
             return format!("{}{left_alone}", self.command(asked));
         }
         let off = format!(
-            "{} (no screen from the device)",
+            "{} (the device then shows no screen)",
             self.command(" --no-display")
         );
         let agreed = Wishes {
@@ -377,7 +377,7 @@ impl Report<'_, '_, '_> {
         let consents: BTreeSet<String> = consents.map(|consent| consent.to_string()).collect();
         let consents = Vec::from_iter(consents).join(",");
         let command = self.command(&format!("{asked} --consent {consents}"));
-        format!("{command} (the screen is then seen on this host only), or {off}{left_alone}")
+        format!("{command} (the screen is then visible only on this host), or {off}{left_alone}")
     }
 
     fn command(&self, options: &str) -> String {
@@ -387,7 +387,7 @@ impl Report<'_, '_, '_> {
                 operand(self.domain.name.as_deref(), self.domain.uuid)
             ),
             Definition::Transient => format!(
-                "gfxplane fixup FILE{options} > NEW.xml, with the FILE from which it is created"
+                "gfxplane fixup FILE{options} > NEW.xml # FILE: the XML from which the domain is created"
             ),
         }
     }
@@ -407,7 +407,7 @@ fn fixes(
 
 fn why_refused(vgpu: &Vgpu, message: &str) -> String {
     if message == NEEDS_KVM {
-        return "; its driver opens it for a KVM VM only: <domain type='kvm'>".into();
+        return "; its driver opens it only for a KVM VM: <domain type='kvm'>".into();
     }
     let facts = &vgpu.known.finding.facts;
     let how = if vgpu.known.is_measured() {
@@ -417,7 +417,7 @@ fn why_refused(vgpu: &Vgpu, message: &str) -> String {
     };
     // Only with this message is OpenGL missing. With others, graphics that can show dmabufs are.
     let needs = if message.contains("opengl") {
-        ", for which the graphics must have OpenGL"
+        ", so the graphics need OpenGL"
     } else {
         ""
     };

@@ -69,7 +69,7 @@ impl Learned {
         } else if self.display == Display::NONE {
             format!("QEMU{version} has found no display")
         } else {
-            format!("QEMU{version} has refused it for want of OpenGL")
+            format!("QEMU{version} refused it because OpenGL is missing")
         };
         format!("{}: {word}: {why}", self.device)
     }
@@ -97,7 +97,7 @@ pub(crate) fn learn_from(root: &Root, domain: Logged<'_>) -> Result<Vec<Learned>
         .map_err(|why| nothing(&why.to_string()))?;
     if lesson.started && emulator::kind(root, &lesson.emulator) != emulator::Kind::Program {
         return Err(nothing(
-            "its emulator is a script, which may give QEMU other displays, or not there any more",
+            "its emulator is missing, or is a script, which may give QEMU other displays",
         ));
     }
     let mut all = Vec::new();
@@ -106,7 +106,7 @@ pub(crate) fn learn_from(root: &Root, domain: Logged<'_>) -> Result<Vec<Learned>
     }
     if all.is_empty() {
         return Err(nothing(
-            "the last start in its log was before the devices that are there now",
+            "the last start in its log was before the present devices existed",
         ));
     }
     Ok(all)
@@ -151,7 +151,7 @@ fn keep(
     }
     let written = written.map_err(|error| {
         Unlearned::Problem(format!(
-            "what was learned of {id} could not be kept: {error}"
+            "the display that was learned for {id} could not be stored: {error}"
         ))
     })?;
     // If udev can't be told now, it reads the record at the device's next event.

@@ -93,9 +93,9 @@ enum Event {
 /// The host is a recorded one, or libvirt's is another than this; another daemon runs; with `once`,
 /// libvirt can't be reached or a domain could not be looked at.
 pub fn run(context: &Context, prober: &Path, once: bool) -> anyhow::Result<()> {
-    context.refuse_recorded("a recorded host has no domains that could be watched")?;
+    context.refuse_recorded("gfxplane watch can't watch a recorded host")?;
     if context.is_remote() {
-        let problem = "this libvirt is another host's, whose devices can't be seen from here: run gfxplane there";
+        let problem = "this libvirt is on another host, whose devices can't be seen from here: run gfxplane there";
         return Err(Failure::Usage(problem.into()).into());
     }
     // Definitions contain passwords, which must not get into a core file.
@@ -113,7 +113,7 @@ pub fn run(context: &Context, prober: &Path, once: bool) -> anyhow::Result<()> {
         daemon.work();
         return match daemon.failures {
             0 => Ok(()),
-            _ => Err(Failure::Environment("not all domains could be looked at".into()).into()),
+            _ => Err(Failure::Environment("some domains could not be checked".into()).into()),
         };
     }
     // An earlier daemon that was killed may have left the link.
@@ -145,11 +145,11 @@ fn alone(context: &Context) -> Result<Option<Lock>, Failure> {
         Ok(Err(pid)) => {
             let pid = if pid.is_empty() { "?" } else { &pid };
             Err(Failure::Environment(format!(
-                "gfxplane watch runs already, as process {pid}, and looks after all domains (systemctl status gfxplane)"
+                "gfxplane watch already runs as process {pid} and manages all domains (systemctl status gfxplane)"
             )))
         }
         Err(error) => {
-            let text = format!("nobody can tell whether another gfxplane watch runs: {error}");
+            let text = format!("it is not known whether another gfxplane watch runs: {error}");
             Journal::new().say(Priority::Warning, &text);
             Ok(None)
         }
@@ -289,7 +289,7 @@ impl<'c> Daemon<'c> {
                     Kind::Record => "what is found out about devices is not seen",
                     Kind::Daemon => "a libvirt that starts is not seen",
                     Kind::Definition => {
-                        "devices that are attached to a definition are seen only at its next change"
+                        "a device that is attached to a definition is seen only when the definition changes next"
                     }
                 };
                 self.say(Priority::Warning, &format!("{unseen}: {error}"));
@@ -317,7 +317,7 @@ impl<'c> Daemon<'c> {
             Ok(versions) => self.versions = Some(versions),
             Err(error) => {
                 let text = format!(
-                    "{}: {error}: what somebody else defines at the same moment as gfxplane would be lost without a word",
+                    "{}: {error}: a definition that somebody else makes at the same moment as gfxplane would be lost silently",
                     directory.display()
                 );
                 self.say(Priority::Warning, &text);
@@ -407,7 +407,7 @@ impl<'c> Daemon<'c> {
             Event::Libvirt(libvirt::Event::Lost) => {
                 if self.libvirt.take().is_some() {
                     self.devices_are_lost();
-                    self.say(Priority::Info, "libvirt has gone");
+                    self.say(Priority::Info, "the connection to libvirt has ended");
                     self.tasks.clear();
                     self.later.clear();
                     self.domains.all_quiet();
@@ -564,11 +564,14 @@ impl<'c> Daemon<'c> {
             .into_iter()
             .partition(|id| users.iter().any(|user| user.devices.contains(id)));
         for id in used {
-            self.say(Priority::Info, &format!("{id}: not asked, as it is in use"));
+            self.say(
+                Priority::Info,
+                &format!("{id}: not probed, because it is in use"),
+            );
         }
         if !free.is_empty() {
             let names: Vec<String> = free.iter().map(ToString::to_string).collect();
-            let text = format!("{}: came free, and is asked", names.join(", "));
+            let text = format!("{}: is free now, and is probed", names.join(", "));
             self.say(Priority::Info, &text);
             self.probing.ask(free);
         }

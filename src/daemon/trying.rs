@@ -52,7 +52,7 @@ impl Daemon<'_> {
             }
             Err(error @ NotTried::Device(_)) => {
                 self.domains.watched(uuid).waits = true;
-                let again = "it is looked at again when a domain has ended";
+                let again = "gfxplane checks it again when a domain has ended";
                 let why = format!("not tried: {error}; {again}; {no_trial}");
                 self.leave(task, fixed, &why);
                 return Ok(false);

@@ -84,10 +84,7 @@ const REASONS: [(Reason, &str); 15] = [
     (Reason::UnsafeState, "others may write to /run/gfxplane"),
     (Reason::QueryFailed, "its driver answered with an error"),
     (Reason::Vanished, "it disappeared while it was asked"),
-    (
-        Reason::NotAllowed,
-        "it is opened only for somebody who names it",
-    ),
+    (Reason::NotAllowed, "it is opened only if you name it"),
     (Reason::NotActive, "it is not started"),
 ];
 

@@ -86,13 +86,13 @@ pub enum NotARecord {
     #[error("it is damaged: {0}")]
     Damaged(#[from] serde_json::Error),
     /// A newer version wrote the document.
-    #[error("its format is {0}, this version reads {FORMAT}")]
+    #[error("its format is {0}, but this version reads {FORMAT}")]
     Format(u32),
     /// The record is about another device than its file name says.
     #[error("it is about {0}")]
     OtherDevice(DeviceId),
     /// The record has a statement that no QEMU can make.
-    #[error("QEMU tells of one display interface or of none, never of {0}")]
+    #[error("a record of QEMU has one display interface or none, not {0}")]
     Display(String),
 }
 
@@ -276,17 +276,17 @@ pub(crate) mod tests {
             (text[..text.len() / 2].to_owned(), "it is damaged: EOF"),
             (
                 text.replace("\"format\": 1", "\"format\": 2"),
-                "its format is 2, this version reads 1",
+                "its format is 2, but this version reads 1",
             ),
             (text.replace("none", "perhaps"), "it is damaged: "),
             ("[]".into(), "it is damaged: "),
             (
                 said.replace("\"dmabuf\"", "\"dmabuf\", \"region\""),
-                "QEMU tells of one display interface or of none, never of dmabuf and region",
+                "a record of QEMU has one display interface or none, not dmabuf and region",
             ),
             (
                 said.replace("\"dmabuf\"", "\"unknown\""),
-                "QEMU tells of one display interface or of none, never of unknown",
+                "a record of QEMU has one display interface or none, not unknown",
             ),
         ] {
             let error = Record::parse(&bad).unwrap_err().to_string();

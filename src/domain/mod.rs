@@ -157,7 +157,7 @@ impl<'d, 'a> Domain<'d, 'a> {
         let root = document.root();
         if !root.is(None, "domain") {
             return Err(root.refused(format!(
-                "<{}> is no domain: expected <domain>, as virsh dumpxml prints it",
+                "<{}> is not a domain: expected <domain>, as virsh dumpxml prints it",
                 root.name()
             )));
         }

@@ -218,7 +218,7 @@ fn group(about: &About<'_>, here: &mut Vec<String>, fixes: &mut Vec<Remedy>) {
 /// Returns what the user loses with a consent, in words.
 fn loss(consent: Consent) -> &'static str {
     match consent {
-        Consent::Remote => "a screen is then seen on this host only",
+        Consent::Remote => "a screen is then visible only on this host",
         Consent::Video => "the guest loses its video card",
     }
 }
@@ -258,7 +258,7 @@ fn display(finding: &Finding) -> String {
     let how = finding.how_known();
     match facts {
         Display::Unknown(Reason::Untrusted) => {
-            "its driver says yes to every question, so QEMU takes its screen for a dmabuf, and what it really is nobody knows".into()
+            "its driver says yes to every question, so QEMU treats its screen as a dmabuf; what the screen really is, is not known".into()
         }
         Display::Unknown(reason) => format!("its display is not known: {}", reason.why()),
         Display::Known(interfaces) if interfaces.is_empty() => format!("it has no display ({how})"),

@@ -55,7 +55,7 @@ pub struct Lesson {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Nothing {
     /// The log has no start, or only a part of one.
-    #[error("there is no whole start in its log")]
+    #[error("there is no complete start in its log")]
     NoStart,
     /// The last start in the log is of another domain with the same name.
     #[error("the last start in its log is of another domain of its name")]
@@ -67,10 +67,10 @@ pub enum Nothing {
     #[error("none of its vfio devices had display=on at the last start")]
     NoDisplay,
     /// The domain started and may have had OpenGL, so it would have started with any display.
-    #[error("it started with OpenGL, or may have, so that any display would have done")]
+    #[error("it started, perhaps with OpenGL, so any display would have worked")]
     OpenGl,
     /// The start failed for another reason.
-    #[error("it failed to start for another reason than the display of a vfio device")]
+    #[error("its start failed for a reason other than the display of a vfio device")]
     OtherReason,
 }
 

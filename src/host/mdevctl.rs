@@ -66,7 +66,7 @@ pub fn read(root: &Root, warnings: &mut Vec<Warning>) -> Vec<Definition> {
                     autostart: file.start == "auto",
                 }),
                 Err(error) => {
-                    let problem = format!("is no definition of mdevctl's: {error}");
+                    let problem = format!("is not a definition of mdevctl: {error}");
                     warnings.push(Warning::new(path, problem));
                 }
             }

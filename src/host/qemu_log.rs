@@ -40,7 +40,7 @@ fn read_tail(mut file: File) -> Result<String, String> {
     let mut read = || {
         let metadata = file.metadata()?;
         if metadata.nlink() != 1 {
-            return Err(io::Error::other("it has another name, too"));
+            return Err(io::Error::other("it has hard links"));
         }
         file.seek(SeekFrom::Start(metadata.len().saturating_sub(TAIL)))?;
         let mut bytes = Vec::new();

@@ -150,7 +150,7 @@ pub fn take(root: &Root, warnings: &mut Vec<Warning>) -> Vec<Request> {
             }
             (None, removed) => {
                 let what = removed.map_or("ignored", |()| "removed");
-                let problem = format!("{what}: it is no request of the qemu hook's");
+                let problem = format!("{what}: it is not a request of the qemu hook");
                 warnings.push(Warning::new(path, problem));
             }
         }

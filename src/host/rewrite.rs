@@ -25,7 +25,7 @@ pub fn rewrite(path: &Path, old: &str, new: &str) -> io::Result<()> {
 fn beside(path: &Path, new: &str) -> io::Result<()> {
     let before = fs::symlink_metadata(path)?;
     if !before.is_file() || before.nlink() != 1 {
-        return Err(io::Error::other("other names lead to it, or it is a link"));
+        return Err(io::Error::other("it has hard links, or is a link"));
     }
     let directory = path
         .parent()
@@ -53,7 +53,7 @@ fn in_place(path: &Path, old: &str, new: &str) -> io::Result<()> {
         Ok(()) => Err(error),
         Err(again) => Err(io::Error::new(
             error.kind(),
-            format!("{error}; what was there could not be put back: {again}"),
+            format!("{error}; the old content could not be restored: {again}"),
         )),
     }
 }

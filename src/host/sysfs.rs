@@ -351,7 +351,7 @@ impl<'a> Reader<'a> {
         let value = parse(&text);
         if value.is_none() {
             let start: String = text.chars().take(40).collect();
-            let problem = format!("{start:?} is not the number that belongs here: ignored");
+            let problem = format!("ignored: expected a number, found {start:?}");
             self.warn(path, problem);
         }
         value

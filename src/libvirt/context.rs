@@ -82,7 +82,7 @@ impl Context {
 
     /// Refuses a libvirt of another host's.
     pub(crate) fn refuse_remote(&self) -> Result<(), Failure> {
-        let problem = "this libvirt is another host's, whose devices and logs can't be seen from here: run gfxplane there";
+        let problem = "this libvirt is on another host, whose devices and logs can't be seen from here: run gfxplane there";
         match self.is_remote() {
             true => Err(Failure::Environment(problem.into())),
             false => Ok(()),

@@ -56,7 +56,7 @@ pub(crate) fn are_there(root: &Root, devices: &[DeviceId]) -> Result<(), NotTrie
                     format!("the host's driver {}", name.display())
                 });
                 format!(
-                    "device {id} has {driver}, and is not taken away from the host for this: detach it with virsh nodedev-detach {}",
+                    "device {id} has {driver}, and gfxplane does not take it from the host: type virsh nodedev-detach {}",
                     crate::publish::device::name_of(*id, None)
                 )
             } else {

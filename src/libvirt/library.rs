@@ -128,7 +128,7 @@ impl Libvirt for ByLibrary {
                 false => Err(error),
             }
         });
-        replaced(undefined, since, "libvirt does not undefine it")
+        replaced(undefined, since, "libvirt refuses to undefine it")
     }
 
     fn persistent(&self, uuid: &str) -> Result<Option<Definition>, Failure> {
@@ -219,7 +219,7 @@ impl Libvirt for ByLibrary {
         let path = emulator.map(|path| {
             path.to_str().ok_or_else(|| {
                 let path = path.display();
-                Failure::Refused(format!("{path}: libvirt takes no path that is not UTF-8"))
+                Failure::Refused(format!("{path}: libvirt accepts only paths in UTF-8"))
             })
         });
         let path = path.transpose()?;
@@ -265,7 +265,7 @@ impl Libvirt for ByLibrary {
         );
         set.map_err(|error| {
             let problem = error.message();
-            Failure::Refused(format!("libvirt does not take the policy: {problem}"))
+            Failure::Refused(format!("libvirt refuses the policy: {problem}"))
         })
     }
 
@@ -393,7 +393,7 @@ fn find(connection: &Connect, name: &str) -> Result<Domain, Failure> {
     let by_uuid = || connection.lookup_domain_by_uuid_string(name).ok();
     connection.lookup_domain_by_name(name).or_else(|error| {
         by_uuid().ok_or_else(|| {
-            let fix = "a file is named with a slash or ends in .xml";
+            let fix = "to name a file, write it with a slash or the ending .xml";
             Failure::Environment(format!("libvirt: {}; {fix}", error.message()))
         })
     })
@@ -402,7 +402,8 @@ fn find(connection: &Connect, name: &str) -> Result<Domain, Failure> {
 fn read(domain: &Domain, secrets: bool) -> Result<Definition, Failure> {
     if !domain.is_persistent()? {
         return Err(Failure::Environment(
-            "the domain is transient: it has no definition that could be fixed; fix the XML that it is created from".into(),
+            "the domain is transient and has no definition: fix the XML from which it is created"
+                .into(),
         ));
     }
     Ok(definition_of(domain, secrets)?)

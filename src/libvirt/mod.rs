@@ -84,7 +84,7 @@ impl Term<'_> {
     #[cfg(feature = "libvirt")]
     pub(crate) fn failure(&self, late: String) -> Failure {
         Failure::Environment(if (self.gives_way)() {
-            "a domain that has one of the devices is being started, and comes first: try again later".into()
+            "a domain that has one of the devices is being started and has priority: try again later".into()
         } else {
             late
         })
@@ -317,7 +317,7 @@ pub fn replace(libvirt: &dyn Libvirt, before: &Definition, xml: &str) -> Result<
     match libvirt.define(before, New::Checked(xml))? {
         Replaced::Done { .. } => Ok(()),
         Replaced::Changed => Err(Failure::Environment(
-            "the domain was changed by somebody else meanwhile, and is left as they made it: run this again".into(),
+            "somebody else changed the domain meanwhile, and their definition stays: run this again".into(),
         )),
     }
 }

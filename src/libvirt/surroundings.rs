@@ -44,7 +44,7 @@ impl<'c> HostSurroundings<'c> {
     ) -> Result<Self, Failure> {
         if context.is_remote() && !context.root.is_recorded() {
             return Err(Failure::Environment(
-                "this libvirt is another host's, whose devices can't be seen from here: run gfxplane there, or record that host with `gfxplane collect DIR` and name it with --host DIR".into(),
+                "this libvirt is on another host, whose devices can't be seen from here: run gfxplane there, or record that host with `gfxplane collect DIR` and name it with --host DIR".into(),
             ));
         }
         Ok(HostSurroundings {

@@ -127,14 +127,14 @@ pub(crate) enum NotTried {
     #[error("{0}")]
     Ours(String),
     /// A domain with one of the devices is being started. That domain comes first.
-    #[error("a domain that has device {0} is being started, and comes first")]
+    #[error("a domain that has device {0} is being started and has priority")]
     Start(DeviceId),
     /// The copy had not started at the deadline.
     #[error("{0}")]
     Late(String),
     /// The copy would lack this part of the domain, so its outcome would say nothing about the
     /// domain.
-    #[error("a small copy would be without {0}")]
+    #[error("a small copy would lack {0}")]
     LeftOut(String),
     /// libvirt can't be reached, or something else failed.
     #[error("{0}")]

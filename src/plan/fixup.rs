@@ -33,7 +33,7 @@ pub enum Unfit {
     #[error(transparent)]
     Xml(#[from] XmlError),
     /// The domain has no type. libvirt says "missing domain type attribute".
-    #[error("the domain has no type, so libvirt refuses it; QEMU's is <domain type='kvm'>")]
+    #[error("the domain has no type, so libvirt refuses it: write <domain type='kvm'>")]
     NoType,
 }
 

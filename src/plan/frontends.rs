@@ -298,19 +298,21 @@ fn change(
     match action {
         Move::Gl(_, on) => {
             let reason = match on {
-                true => format!("{device} hands over its screen as a dmabuf, for which QEMU needs OpenGL"),
-                false => format!("with OpenGL, {kind} takes no other frontend beside itself"),
+                true => format!(
+                    "{device} hands over its screen as a dmabuf, for which QEMU needs OpenGL"
+                ),
+                false => format!("with OpenGL, {kind} allows no other frontend beside itself"),
             };
             (Action::Gl { graphics: kind, on }, reason)
         }
         Move::ListenNone(_) if then.frontends.iter().all(|f| f.kind != kind || !f.gl) => {
-            let reason = format!("QEMU can't have its port: \"{NO_SPICE_SERVER}\"");
+            let reason = format!("QEMU can't listen on its port: \"{NO_SPICE_SERVER}\"");
             (Action::ListenNone { graphics: kind }, reason)
         }
         Move::ListenNone(place) => {
             let reason = match screens.frontends[place].reach {
                 Reach::Remote => {
-                    "this QEMU has spice with OpenGL on this host only; it could be reached over the network, which was agreed to be lost"
+                    "this QEMU has spice with OpenGL on this host only; it could be reached over the network, and you agreed to lose that"
                 }
                 _ => {
                     "this QEMU has spice with OpenGL on this host only; it listened on loopback, so viewers on this host still see it (virt-viewer --attach, virt-manager); a virt-manager on another machine, which came over ssh, does not"
@@ -320,14 +322,18 @@ fn change(
         }
         Move::PeerToPeer(_) => (
             Action::PeerToPeer,
-            "AppArmor does not let libvirt start the dbus-daemon of a bus for a guest, and p2p needs none".into(),
+            "AppArmor keeps libvirt from starting a dbus-daemon for the guest, and p2p needs none"
+                .into(),
         ),
         Move::Remove(_) => {
             let reason = match kind {
                 GraphicsType::EglHeadless if then.frontends.iter().any(|f| f.gl) => {
-                    "another of the domain's graphics brings OpenGL, and QEMU takes one of these".into()
+                    "other graphics of the domain have OpenGL, and QEMU allows only one of these"
+                        .into()
                 }
-                GraphicsType::EglHeadless => "this QEMU does not have it, and no screen needs it".into(),
+                GraphicsType::EglHeadless => {
+                    "this QEMU has no egl-headless, and no screen needs it".into()
+                }
                 _ => format!(
                     "{kind} can't show the screen of {device}: QEMU would refuse to start, or exit when a viewer switches to it"
                 ),

@@ -41,7 +41,7 @@ impl Planner<'_, '_, '_> {
             || frontends::best(&without, self.abilities, &wanted, true)
                 .is_some_and(|arrangement| arrangement.is_allowed(consent));
         if !helps {
-            let text = "the policy asks for the vGPU to be the only screen; without the emulated card the domain would not start, or nobody would see that screen";
+            let text = "the policy asks for the vGPU to be the only screen; without the emulated card the domain would not start, or no graphics would show that screen";
             let fixes = vec![Fix::consent("all")];
             self.note_with(Topic::Other, Level::Warn, about, text, fixes, None);
             return;
@@ -171,14 +171,17 @@ impl Planner<'_, '_, '_> {
         if now.refusal().is_some_and(is_daemons) {
             fixes.push(ALLOW_DBUS_DAEMON.into());
         } else if !now.starts() && is_for_display {
-            fixes.push(Fix::fixup("--no-display", "no screen from the device"));
+            fixes.push(Fix::fixup(
+                "--no-display",
+                "the device then shows no screen",
+            ));
         }
     }
 
     /// Explains QEMU's message if it is about a device; returns an empty text otherwise.
     fn explained(&self, refusal: &Refusal) -> String {
         if refusal.message == NEEDS_KVM {
-            return "; its driver opens it for a KVM VM only".into();
+            return "; its driver opens it only for a KVM VM".into();
         }
         let About::Device(id) = refusal.about else {
             return String::new();
@@ -188,11 +191,11 @@ impl Planner<'_, '_, '_> {
         };
         if vgpu.known.finding.facts.display == Display::Unknown(Reason::Untrusted) {
             format!(
-                "; the driver of {id} says yes to every question, so QEMU takes its screen for a dmabuf, and what it really is nobody knows"
+                "; the driver of {id} says yes to every question, so QEMU treats its screen as a dmabuf; what the screen really is, is not known"
             )
         } else if vgpu.found() == [Found::Dmabuf] {
             format!(
-                "; it hands over its screen as a dmabuf{}, for which the graphics must have OpenGL",
+                "; it hands over its screen as a dmabuf{}, so the graphics need OpenGL",
                 how_known(vgpu)
             )
         } else {
@@ -257,6 +260,6 @@ fn by_fixup(arrangement: &Arrangement) -> Fix {
     let what = what.join(", ");
     Fix::fixup(
         options,
-        format!("{what}; the screen is then seen on this host only"),
+        format!("{what}; the screen is then visible only on this host"),
     )
 }

@@ -47,7 +47,7 @@ pub fn lines(plan: &Plan) -> Vec<String> {
             [] => String::new(),
             fixes => {
                 let fixes: Vec<String> = fixes.iter().map(Fix::to_string).collect();
-                format!(" (what helps: {})", fixes.join("; or "))
+                format!(" (fix: {})", fixes.join("; or "))
             }
         };
         format!("{level}{}: {}{fixes}", note.about, note.text)

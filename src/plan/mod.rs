@@ -205,7 +205,7 @@ impl Fix {
                 "set managed='yes' on the hostdev, so that libvirt takes the device from its driver"
                     .into()
             }
-            _ => "name another device; gfxplane list shows this host's".into(),
+            _ => "name a device that this host has; gfxplane list shows them".into(),
         })
     }
 
@@ -231,7 +231,7 @@ impl Fix {
                 Some(text.clone())
             }
             Fix::Words(text) if text.ends_with(" or later") => Some(format!(
-                "gfxplane qemu # shows the versions here; what helps: {text}"
+                "gfxplane qemu # shows the installed versions; needed: {text}"
             )),
             Fix::Words(text) => Some(format!("{edit} # {text}").trim_start().to_owned()),
         }

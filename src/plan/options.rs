@@ -24,7 +24,7 @@ impl Planner<'_, '_, '_> {
             let takes_ramfb = self.has_attributes(vgpu.id);
             let reason = if vgpu.lacks_ramfb(takes_ramfb) {
                 format!(
-                    "QEMU refuses the property with \"{}\", as libvirt chooses the driver that has it by the attribute ramfb",
+                    "QEMU refuses the property with \"{}\", because libvirt chooses the driver with ramfb only by the attribute ramfb",
                     words::RAMFB_NOT_FOUND
                 )
             } else if let Some(words) = vgpu.mistyped.get("ramfb") {
@@ -174,7 +174,7 @@ impl Planner<'_, '_, '_> {
                 continue;
             }
             let reason = format!(
-                "another device hands on its OpRegion, and QEMU refuses a second one with \"{}\"",
+                "another device passes on its OpRegion, and QEMU refuses a second one with \"{}\"",
                 words::OPREGION_TWICE
             );
             self.set_property(place, OPREGION, "false", reason);

@@ -103,7 +103,7 @@ impl Planner<'_, '_, '_> {
         self.note_each(&|_, vgpu| {
             let driver = vgpu.lost.as_ref()?;
             let text = format!(
-                "managed='yes' has libvirt take it from the driver {driver} and bind it to vfio-pci before QEMU runs: the guest gets no vGPU"
+                "managed='yes' makes libvirt take the device from the driver {driver} and bind it to vfio-pci before QEMU runs, so the guest gets no vGPU"
             );
             Some((Level::Fail, text, "set managed='no' on the hostdev".into()))
         });
@@ -181,7 +181,7 @@ impl Planner<'_, '_, '_> {
             let text = if after.heads.len() == 1 {
                 "it is the guest's only screen and stays dark until the guest's driver sets a mode"
             } else {
-                "it is the guest's first screen, and no card is beside it: all are dark until the guest's drivers set a mode"
+                "it is the guest's first screen, and there is no emulated card: all screens are dark until the guest's drivers set a mode"
             };
             let fix = "set ramfb='on' on the hostdev to see firmware and boot (or boot_display = \"ramfb\" in the policy)";
             self.note(Level::Info, About::Device(head), text, &[fix]);
@@ -219,7 +219,7 @@ impl Planner<'_, '_, '_> {
         let viewer = match (&graphics[..], self.screens.cards.is_empty()) {
             ([], _) => String::new(),
             (all, true) => format!("; {} shows no screen", all.join(" and ")),
-            (all, false) => format!("; {} shows the emulated card alone", all.join(" and ")),
+            (all, false) => format!("; {} shows only the emulated card", all.join(" and ")),
         };
         for place in 0..self.screens.vgpus.len() {
             let vgpu = &self.screens.vgpus[place];
@@ -235,7 +235,7 @@ impl Planner<'_, '_, '_> {
                 }
                 Some(GpuPart::Function) => {
                     format!(
-                        "this virtual function has no display: its picture goes nowhere by itself{viewer}"
+                        "this virtual function has no display: its picture is shown nowhere{viewer}"
                     )
                 }
             };

@@ -159,7 +159,7 @@ impl Planner<'_, '_, '_> {
                 Level::Warn,
                 About::Device(device),
                 format!(
-                    "-set {name} can't be carried over: libvirt before {} does not read qemu:override",
+                    "-set {name} can't be moved: libvirt before {} does not read qemu:override",
                     OVERRIDE.since()
                 ),
                 &[&fix],

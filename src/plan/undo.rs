@@ -134,14 +134,14 @@ pub fn undo(current: &str, inverses: &[Inverse]) -> Result<Undone, Unreadable> {
             // Somebody may have undone the change already.
             if old.is_empty() || same(inverse.hashes[0]).is_none() {
                 let what = if new.is_empty() { &put_back } else { &out };
-                let why = format!("{what} is not as it was made, and stays");
+                let why = format!("{what} was changed since, and stays");
                 undone.passed_over.push(why);
             }
             continue;
         };
         let Some(text) = whole(old, new, &current[range.clone()]) else {
             undone.passed_over.push(format!(
-                "{put_back} can't be put back, because of a password or the like, which is not kept"
+                "{put_back} can't be put back: it has a password or another secret, which gfxplane does not store"
             ));
             continue;
         };
@@ -149,7 +149,7 @@ pub fn undo(current: &str, inverses: &[Inverse]) -> Result<Undone, Unreadable> {
         undone
             .put_back
             .push(match (put_back.as_str(), out.as_str()) {
-                ("", out) => format!("{out} taken out"),
+                ("", out) => format!("{out} removed"),
                 (put_back, "") => format!("{put_back} put back"),
                 _ => format!("{put_back} again, instead of {out}"),
             });
@@ -168,7 +168,7 @@ pub fn undo(current: &str, inverses: &[Inverse]) -> Result<Undone, Unreadable> {
             text: current.to_owned(),
             put_back: Vec::new(),
             passed_over: vec![format!(
-                "what is remembered makes no document of it: {error}"
+                "with the recorded elements, the definition is not well-formed XML: {error}"
             )],
         });
     }

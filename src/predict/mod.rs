@@ -549,7 +549,8 @@ fn because(screens: &Screens, abilities: &Abilities, unsure: &[usize]) -> String
     }
     let x = qemu::possible_x(screens, abilities);
     if x.contains(&X::EndsQemu) {
-        reasons.push("SDL uses OpenGL beside spice, which Xlib ends with Mesa's GLX".into());
+        reasons
+            .push("SDL and spice both use OpenGL, and with Mesa's GLX Xlib then ends QEMU".into());
     }
     if x.contains(&X::Closed) {
         reasons.push("SDL may find no X server that it can open, and only some versions of SDL draw without one".into());

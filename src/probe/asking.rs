@@ -124,7 +124,7 @@ pub fn ask_and_keep(
             ..Outcome::unkept(answer, None)
         },
         Err(error) => {
-            let note = format!("the record could not be kept: {error}");
+            let note = format!("the record could not be stored: {error}");
             Outcome::unkept(answer, Some(note))
         }
     }
@@ -146,7 +146,7 @@ fn not_found(root: &Root, id: DeviceId) -> Outcome {
     );
     let name = name_of(id, None);
     let why = format!(
-        "{at}: virsh -c qemu:///system nodedev-detach {name} # to vfio-pci, and the host loses it"
+        "{at}: virsh -c qemu:///system nodedev-detach {name} # to vfio-pci, so that the host can't use it any more"
     );
     unknown(Reason::NoDriver, Step::Find, Some(why))
 }
@@ -186,7 +186,7 @@ pub(crate) fn announce(root: &Root, id: DeviceId, written: Option<Written>) -> R
     }
     let path = root.device(id).join("uevent");
     fs::write(&path, "change")
-        .map_err(|error| Warning::new(path, format!("no change event: {error}")))
+        .map_err(|error| Warning::new(path, format!("udev was not told: {error}")))
 }
 
 /// Makes the record of a probe from its answer.

@@ -51,30 +51,30 @@ pub(crate) struct Instance {
 pub(crate) enum NotMade {
     /// The type has no instance left.
     #[error(
-        "available_instances is 0: there is none left; one is when a device that is there is removed"
+        "available_instances is 0: a device of this type can be created only after another is removed"
     )]
     NoneLeft,
     /// The device would be the type's last one, which somebody may be about to create.
     #[error(
-        "available_instances is 1: it would be the last one, which somebody may be about to make; \
-         --force makes it all the same"
+        "available_instances is 1: this would use up the last one, which somebody may need; \
+         --force creates it anyway"
     )]
     Last,
     /// While the device exists, no device of these types can be created on the parent, although one
     /// could be before.
     #[error(
-        "while it is there no device of {} can be made, and one could be before: removed again; \
-         --force asks it all the same", .0.join(", ")
+        "while it exists, no device of {} can be created, and one could before. It was removed again; \
+         --force asks it anyway", .0.join(", ")
     )]
     TakesTheLastOf(Vec<String>),
     /// The type does not say how many devices can still be created.
     #[error(
-        "available_instances is missing or no number, so it may be the last one; --force makes it \
-         all the same"
+        "available_instances is missing or no number, so it may be the last one; --force creates it \
+         anyway"
     )]
     NotKnown,
     /// No mark could be made in /run/gfxplane, or no keeper could be started.
-    #[error("what would remove it again can't be set up: {0}")]
+    #[error("no device was created, because its removal can't be prepared: {0}")]
     NoKeeper(io::Error),
     /// The kernel's error for the write to `create`: EACCES without rights; ENOSPC or another error
     /// of the driver if no more devices can be created.
@@ -276,8 +276,8 @@ pub(crate) fn clean_up(root: &Root, program: &Path, patience: Duration) -> Resul
     if ended.is_some_and(|status| status.success()) {
         return Ok(());
     }
-    let problem = "mediated devices that were made to be asked are still there: their driver does \
-                   not let go of them; a later run removes them";
+    let problem = "temporary devices for probing still exist, because their driver has not released \
+                   them; a later run removes them";
     Err(warning(problem.into()))
 }
 

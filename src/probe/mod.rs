@@ -131,13 +131,11 @@ impl Answer {
             Reason::InUse if step == Step::Lock => Some("a domain that has it is being started"),
             Reason::InUse => Some(IN_USE),
             Reason::NeedsVm if step.is_kvm() => {
-                Some("its driver wants a KVM VM, which can't be made here")
+                Some("its driver needs a KVM VM, which can't be made here")
             }
-            Reason::NeedsVm => {
-                Some("its driver wants a KVM VM, and did not take the empty one that it was given")
-            }
+            Reason::NeedsVm => Some("its driver wants a KVM VM, and did not accept an empty one"),
             Reason::OpenFailed if step.is_open() && self.errno.as_deref() == Some("EEXIST") => {
-                Some("its driver says that the KVM VM has such a device already")
+                Some("its driver says that the KVM VM already has such a device")
             }
             _ => None,
         }
@@ -235,7 +233,7 @@ pub(crate) fn may_open(device: &Device, rule: Option<&Rule>, asked: Asked) -> Re
             ));
         }
         if matches!(asked, Asked::Unasked(_)) {
-            return Err("a PCI device is opened only when it is named".into());
+            return Err("a PCI device is opened only if you name it".into());
         }
     }
     let name = rule.map_or("", |rule| rule.name.as_str());
@@ -244,9 +242,9 @@ pub(crate) fn may_open(device: &Device, rule: Option<&Rule>, asked: Asked) -> Re
         (_, Asked::ByName) => Ok(()),
         (_, Asked::Unasked(ProbePolicy::Never)) => Err("the policy is probe = \"never\"".into()),
         (Some(Open::Safe), _) | (None, Asked::Unasked(ProbePolicy::All)) => Ok(()),
-        (Some(Open::Named), _) => Err(format!("rule {name} says to open it only when it is named")),
+        (Some(Open::Named), _) => Err(format!("rule {name} allows to open it only if you name it")),
         (None, Asked::Unasked(ProbePolicy::Known)) => {
-            Err("no rule calls it safe to open: name it, or set probe = \"all\"".into())
+            Err("no rule says that it is safe to open: name it, or set probe = \"all\"".into())
         }
     }
 }
@@ -271,7 +269,7 @@ fn has_displays(device_api: Option<&str>) -> Result<(), String> {
 fn not_forbidden(rule: Option<&Rule>) -> Result<(), String> {
     match rule {
         Some(rule) if rule.open == Open::Never => {
-            Err(format!("rule {} says never to open it", rule.name))
+            Err(format!("rule {} forbids to open it", rule.name))
         }
         _ => Ok(()),
     }

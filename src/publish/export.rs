@@ -66,7 +66,7 @@ pub fn export(sources: &Sources) -> Export {
             DeviceId::Pci(_) => (Bus::Pci, device.driver.clone()),
         };
         let Some(type_id) = device.type_id.clone() else {
-            let text = format!("{}: it is of no type that a rule could name", device.id);
+            let text = format!("{}: it has no type that a rule could name", device.id);
             export.left_out.push(text);
             continue;
         };
@@ -246,7 +246,7 @@ impl Export {
             rule: &'r [Rule],
         }
         let mut text = String::from(
-            "# What gfxplane measured on a host (gfxplane rules --export), for /etc/gfxplane/rules.d of others\n\
+            "# What gfxplane measured on a host (gfxplane rules --export), for /etc/gfxplane/rules.d of hosts\n\
              # that have the same devices, drivers and kernel.\n",
         );
         if !self.rules.is_empty() {

@@ -166,7 +166,7 @@ fn of_types(host: &Host, parents: &[&Parent]) -> Option<Missing> {
     match free {
         Some((parent, of_type)) => Missing::perhaps(
             Lack::NoDevice,
-            format!("types of vGPU are offered ({types}), and no device was made"),
+            format!("vGPU types are offered ({types}), but no device was created"),
             &[&format!(
                 "sudo mdevctl start --uuid $(uuidgen) --parent {} --type {}",
                 quoted(&parent.name),
@@ -223,7 +223,7 @@ fn functions_off(host: &Host, gpu: &Gpu, total: u32) -> Option<Missing> {
         ),
         (_, None) => Missing::perhaps(
             Lack::Driver,
-            format!("{off}, and no driver is bound to it that could switch them on"),
+            format!("{off}, and the card has no driver that could switch them on"),
             &[&load_driver(address)],
         ),
         _ => Missing::perhaps(Lack::FunctionsOff, off, &[&switch]),
@@ -291,7 +291,7 @@ fn of_functions(host: &Host, gpu: &Gpu) -> Option<Missing> {
     Missing::perhaps(
         Lack::FunctionsAtHost,
         format!(
-            "{are} bound {whom}; libvirt takes one for a guest if its hostdev has managed='yes'"
+            "{are} bound {whom}; libvirt rebinds one for a guest whose hostdev has managed='yes'"
         ),
         &[&format!(
             "virsh -c qemu:///system nodedev-detach {}",

@@ -16,7 +16,7 @@ use crate::publish::inventory::{DeviceEntry, State};
 pub(crate) const LOAD_VFIO: &str = "sudo modprobe vfio_iommu_type1";
 
 /// The requirement of a driver that opens a device only for a virtual machine, in words.
-pub(crate) const KVM_ONLY: &str = "its driver opens it for a KVM VM only";
+pub(crate) const KVM_ONLY: &str = "its driver opens it only for a KVM VM";
 
 /// The reason why a host can't make a virtual machine, in words.
 pub(crate) const NO_KVM: &str = "there is no /dev/kvm";
@@ -74,7 +74,7 @@ impl Around {
                     name_of(id, None)
                 ),
                 DeviceId::Mdev(_) => {
-                    "ls /sys/bus/mdev/drivers # one of them has to be bound to it".into()
+                    "ls /sys/bus/mdev/drivers # bind one of these to the device".into()
                 }
             },
             Reason::NoVfio => LOAD_VFIO.into(),
@@ -101,7 +101,9 @@ impl Around {
             .collect();
         if fixes.is_empty() {
             let list = format!("ls /sys/kernel/iommu_groups/{number}/devices");
-            vec![format!("{list} # all of them have to be handed out")]
+            vec![format!(
+                "{list} # the guest needs all of them, or they must have no host driver"
+            )]
         } else {
             fixes
         }

@@ -313,7 +313,7 @@ impl Builder<'_> {
             _ if rest.starts_with("<![CDATA[") => "a CDATA section without an end: expected ]]>",
             _ if rest.starts_with("<!DOCTYPE") => DOCTYPE,
             _ if rest.starts_with("<!") => {
-                "<! without a meaning: expected <!-- or <![CDATA[ (a < of the text is &lt;)"
+                "unknown markup after <!: expected <!-- or <![CDATA[ (a < of the text is &lt;)"
             }
             _ if rest.starts_with("<?") => "a processing instruction without an end: expected ?>",
             _ if rest.starts_with("</") => return expected(text, text.len(), "> of an end tag"),
@@ -405,7 +405,7 @@ impl Builder<'_> {
                 Some("encoding") => self.encoding(attribute.value)?,
                 Some(_) if matches!(&text[attribute.value.clone()], "yes" | "no") => {}
                 Some(_) => {
-                    let problem = "standalone is neither: expected yes or no";
+                    let problem = "the value of standalone is unknown: expected yes or no";
                     return refuse(text, attribute.value.start, problem);
                 }
                 None => return expected(text, attribute.name.start, "?> of the XML declaration"),
@@ -441,7 +441,7 @@ impl Builder<'_> {
     }
 }
 
-const DOCTYPE: &str = "a DOCTYPE is not taken: expected the root element";
+const DOCTYPE: &str = "a DOCTYPE is not accepted: expected the root element";
 const SINGLE_AMP: &str = "a single &: expected &amp;";
 
 #[cold]
@@ -467,7 +467,7 @@ fn expected<T>(text: &str, at: usize, what: &str) -> Result<T, XmlError> {
 
 #[cold]
 fn late_declaration<T>(text: &str, at: usize) -> Result<T, XmlError> {
-    let problem = "an XML declaration where none can be: expected it as the first of the \
+    let problem = "an XML declaration in the wrong place: expected it at the start of the \
                    document, as <?xml version='1.0'?>, or not at all";
     refuse(text, at, problem)
 }

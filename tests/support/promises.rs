@@ -216,7 +216,7 @@ fn goes_back(before: &str, after: &str) -> Result<(), String> {
         return Err(format!("a password is told: {told}"));
     }
     let undone = undo(after, &inverses).map_err(|error| error.to_string())?;
-    let is_withheld = |why: &String| why.contains("because of a password");
+    let is_withheld = |why: &String| why.contains("it has a password");
     if undone.passed_over.iter().any(is_withheld) {
         // Under another name it is no secret. Two cases are left out, for which the check above has
         // already shown that nothing is told: the renaming changes nothing (a name may be written

@@ -787,7 +787,7 @@ def all_end_right(slots):
 
 
 # What the daemon says of what others do while it defines.
-KEPT, UNDEFINED, LOST = "defined again as they made it", "it is undefined again", "may be lost"
+KEPT, UNDEFINED, LOST = "their definition was restored", "gfxplane undefined it again", "may be lost"
 
 
 def report(results, said):

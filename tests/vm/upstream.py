@@ -222,7 +222,7 @@ def test_doctor():
     said = sh("gfxplane doctor", check=False).stdout
     print(said)
     said = re.sub(r"\s+", " ", said)
-    assert "PASS displays in virsh nodedev-dumpxml libvirt tells them by itself, in the capability vfio_display" in said, said
+    assert "PASS displays in virsh nodedev-dumpxml libvirt shows them itself, in the capability vfio_display" in said, said
     assert "PASS gfxplane's callout of mdevctl not needed: libvirt tells displays by itself" in said, said
     report = document("doctor", sh("gfxplane doctor --json", check=False).stdout)
     equal([line for line in report["lines"] if line["verdict"] == "FAIL"], [])

@@ -117,7 +117,7 @@ def test_qemu_agrees_with_the_device():
         kept = json.loads((RUN / "qemu" / f"{uuid(number)}.json").read_text())
         equal((kept["facts"]["display"], kept["qemu"]), (taken, {"version": version()}), kind)
     row, _ = via_qemu(8)
-    assert row["from_record"] and "the device itself said unknown (untrusted)" in row["note"], row
+    assert row["from_record"] and "the device itself answered unknown (untrusted)" in row["note"], row
 
 
 def test_qemu_alone():
@@ -258,7 +258,7 @@ def start(name, check):
 
 def test_learn():
     # a start that fails for want of OpenGL, and one for want of a display
-    for number, word, why in ((2, "dmabuf", "has refused it for want of OpenGL"), (3, "none", "has found no display")):
+    for number, word, why in ((2, "dmabuf", "refused it because OpenGL is missing"), (3, "none", "has found no display")):
         forget(number)
         domain("guest", uuid(number))
         result = start("guest", False)
@@ -303,7 +303,7 @@ def test_learn():
     Path("/root/guest.log").rename(log)
     out(f"remove_mdev {uuid(1)}; create_mdev mdpy-vga {uuid(1)}; udevadm settle")
     result = sh("gfxplane learn guest", check=False)
-    assert result.returncode == 1 and "before the devices" in result.stderr, result
+    assert result.returncode == 1 and "before the present devices" in result.stderr, result
     out("virsh undefine guest")
     # with OpenGL nothing is learned
     forget(2)

@@ -111,7 +111,9 @@ impl<'a> Given<'a> {
 fn on_define_domain(root: &Root, arguments: &[OsString]) -> u8 {
     let given = Given::parse(arguments);
     let Some(domain) = given.domain.filter(|domain| !domain.is_empty()) else {
-        say("no --domain: expected --vmi JSON --domain XML, as KubeVirt's sidecar shim has it");
+        say(
+            "no --domain: expected --vmi JSON --domain XML, as KubeVirt's sidecar shim passes them",
+        );
         return USAGE_ERROR;
     };
     let node = Node::new(root, false);
@@ -136,7 +138,7 @@ fn on_define_domain(root: &Root, arguments: &[OsString]) -> u8 {
         Ok(()) => SUCCESS,
         // The shim must not mistake half a domain for a whole one.
         Err(error) => {
-            say(&format!("the domain can't be handed back: {error}"));
+            say(&format!("the domain can't be returned: {error}"));
             FAILURE
         }
     }

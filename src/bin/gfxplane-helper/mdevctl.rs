@@ -111,7 +111,7 @@ fn notify(root: &Root, call: &Call, action: &str) -> u8 {
             match run::wait_until_free(root, id, limit) {
                 Ok(true) if known => None,
                 Ok(_) => Some(format!(
-                    "{id} is still being probed; whoever opens it may find it busy"
+                    "{id} is still being probed, so opening it may fail with \"busy\""
                 )),
                 Err(error) => Some(format!("waiting for the probe of {id}: {error}")),
             }

@@ -169,7 +169,7 @@ fn say_when_late(root: &Root, domain: &Domain<'_, '_>) {
     alarm::set(LIMIT);
     let name = operand(domain.name.as_deref(), domain.uuid);
     let line = format!(
-        "domain {name}: it takes too long to find out whether it starts, so the hook lets it pass"
+        "domain {name}: the check takes too long, so the hook lets the domain start unchecked"
     );
     let root = root.clone();
     let say = move || {

@@ -134,7 +134,7 @@ fn udev(id: DeviceId) -> anyhow::Result<End> {
         && let Err(error) = mdevctl::have_read_again(&root, &parent, uuid)
     {
         complain(format_args!(
-            "libvirt may not show {id} as it is: /etc/mdevctl.d/{parent}: {error}"
+            "libvirt may show outdated attributes of {id}: /etc/mdevctl.d/{parent}: {error}"
         ));
     }
     Ok(End::Done)

@@ -117,7 +117,7 @@ fn seen(head: &Head) -> Option<Line> {
     let by = viewers(&head.shown_by);
     let what = format!("screen of {}", head.of);
     Some(if by.is_empty() {
-        Line::new(what, Verdict::Warn, "nobody shows it")
+        Line::new(what, Verdict::Warn, "no graphics show it")
     } else {
         Line::new(what, Verdict::Pass, format!("shown by {}", by.join(", ")))
     })
@@ -155,7 +155,7 @@ fn own_vfio(device: &Device) -> Line {
         format!("-device {} in qemu:commandline", device.driver),
         Verdict::Warn,
         format!(
-            "its display is not looked at: libvirt does not know that the guest has {id}, and gives it no access to that; a hostdev does"
+            "its display is not checked: libvirt does not know of {id} and gives QEMU no access to it. Use a hostdev instead"
         ),
     )
 }

@@ -374,7 +374,7 @@ fn text_of(path: &Path, name: &OsStr) -> Result<Vec<u8>, String> {
         .to_str()
         .is_some_and(|name| IDENTIFYING.contains(&name))
     {
-        return Err("it tells this machine from others".into());
+        return Err("it identifies this machine".into());
     }
     let mut bytes = Vec::new();
     let read =

@@ -90,8 +90,8 @@ pub fn page(overview: &Overview) -> String {
         page.push_str("</section>\n");
     }
     let from = match overview.guests_from {
-        GuestsFrom::Libvirt => "guests as libvirt has them",
-        GuestsFrom::Files => "guests as libvirt's files have them",
+        GuestsFrom::Libvirt => "guests according to libvirt",
+        GuestsFrom::Files => "guests according to libvirt's files",
         GuestsFrom::Nowhere => "guests not known",
     };
     page.push_str(&format!(

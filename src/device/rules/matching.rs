@@ -135,7 +135,7 @@ fn globs(key: &'static str, patterns: &[String]) -> Result<Vec<Pattern>, Bad> {
 fn glob(pattern: &str) -> Result<Pattern, String> {
     let glob = Glob::new(pattern).map_err(|error| {
         let problem = error.kind();
-        format!("{pattern:?} is no pattern ({problem}): expected one like nvidia-*, where \\ stands before a [ or {{ that is meant")
+        format!("{pattern:?} is no pattern ({problem}): expected one like nvidia-*, with \\ before a literal [ or {{")
     })?;
     let literal = pattern
         .find(['*', '?', '[', '{', '\\'])

@@ -52,7 +52,7 @@ pub(super) fn devices(host: &Host, holders: &BTreeMap<DeviceId, String>, report:
     if host.vfio {
         check.pass("");
     } else {
-        let more = "neither /dev/vfio/vfio nor /dev/iommu is there";
+        let more = "neither /dev/vfio/vfio nor /dev/iommu exists";
         check.missing(Verdict::Fail, more).fix(LOAD_VFIO);
     }
     for entry in active() {
@@ -106,7 +106,7 @@ pub(super) fn records(host: &Host, report: &mut Report) {
     }
     let ids: Vec<String> = host.stale.iter().map(ToString::to_string).collect();
     let line = check.warn(format!(
-        "not believed: kernel, driver, type or boot have changed, or the device has gone: {}",
+        "not valid any more: kernel, driver, type or boot have changed, or the device is gone: {}",
         ids.join(", ")
     ));
     let there = host.stale.iter().filter(|id| {
@@ -131,11 +131,11 @@ pub(super) fn service(host: &Host, report: &mut Report) {
         }
         Some(UdevRule::Hidden) => {
             check
-                .warn("a file of its name in /etc/udev/rules.d or /run/udev/rules.d takes its place: new devices are not asked")
+                .warn("a file of its name in /etc/udev/rules.d or /run/udev/rules.d replaces it, so new devices are not probed")
                 .fix("sudo rm -f /etc/udev/rules.d/61-gfxplane.rules /run/udev/rules.d/61-gfxplane.rules && sudo udevadm control --reload");
         }
         None => {
-            let more = "it is not installed: new devices are not asked";
+            let more = "it is not installed, so new devices are not probed";
             check.missing(Verdict::Warn, more).fix(REINSTALL);
         }
     }
@@ -145,8 +145,7 @@ pub(super) fn service(host: &Host, report: &mut Report) {
             check.pass("runs");
         }
         Some(false) => {
-            let more =
-                "it does not run: no definition is fixed, and no device asked that comes free";
+            let more = "it does not run, so no definition is fixed, and no device is probed when it becomes free";
             check
                 .warn(more)
                 .fix("sudo systemctl enable --now gfxplane.service");
@@ -161,7 +160,7 @@ pub(super) fn service(host: &Host, report: &mut Report) {
             check.pass("");
         } else {
             check
-                .warn("it is not what gfxplane.service has written for it")
+                .warn("its content is not what gfxplane.service wrote")
                 .fix("sudo systemctl enable --now gfxplane-export.path && sudo systemctl restart gfxplane-export.service");
         }
     }

@@ -30,7 +30,7 @@ pub(super) fn mdevctl(host: &Host, report: &mut Report) {
         }
         None if has_mdevs(host) => {
             check
-                .missing(Verdict::Fail, "it is not installed: libvirt can neither start nor define mediated devices, and shows nothing of gfxplane's")
+                .missing(Verdict::Fail, "it is not installed, so libvirt can neither start nor define mediated devices, nor show their displays")
                 .fix("sudo apt install mdevctl # Fedora: sudo dnf install mdevctl");
         }
         None => {
@@ -40,7 +40,7 @@ pub(super) fn mdevctl(host: &Host, report: &mut Report) {
     }
     let mut check = report.check(Topic::Attributes, "displays in virsh nodedev-dumpxml");
     if host.is_told_by_libvirt {
-        check.pass("libvirt tells them by itself, in the capability vfio_display");
+        check.pass("libvirt shows them itself, in the capability vfio_display");
         return;
     }
     if !host.attributes {
@@ -55,7 +55,7 @@ pub(super) fn mdevctl(host: &Host, report: &mut Report) {
         }
         Some(version) if *version < Version::of(SHOWS_ATTRIBUTES) && host.wrapper => {
             check.pass(format!(
-                "libvirt {version}, of devices that mdevctl has a definition of"
+                "libvirt {version} shows them for devices that mdevctl has a definition of"
             ));
         }
         Some(version) if *version < Version::of(SHOWS_ATTRIBUTES) => {
@@ -129,7 +129,7 @@ fn scripts_of_mdevctl(host: &Host, callouts: bool, report: &mut Report) {
         let other = other.path.display();
         check
             .fail(format!(
-                "{path} answers for nothing: {other} is there, and no link of gfxplane's beside it"
+                "{path} answers nothing, because {other} exists and gfxplane has no link beside it"
             ))
             .fix(REINSTALL);
         return;
@@ -160,16 +160,14 @@ pub(super) fn hook(host: &Host, report: &mut Report) {
     }
     let Some(ours) = host.hooks.iter().find(|hook| hook.is_ours) else {
         check
-            .missing(Verdict::Warn, "it is not in /etc/libvirt/hooks/qemu.d: nobody says before a start what QEMU would refuse")
+            .missing(Verdict::Warn, "it is not in /etc/libvirt/hooks/qemu.d, so nothing stops a start that QEMU will refuse and says how to fix it")
             .fix(REINSTALL);
         return;
     };
     let path = ours.path.display();
     if !ours.executable {
         check
-            .fail(format!(
-                "{path} can't be executed, so libvirt passes it over"
-            ))
+            .fail(format!("{path} can't be executed, so libvirt ignores it"))
             .fix(format!("sudo chmod 755 {path}"));
         return;
     }
@@ -182,7 +180,7 @@ pub(super) fn hook(host: &Host, report: &mut Report) {
         return;
     }
     let mode = match host.hook_mode {
-        HookMode::Off => "; the settings say hook = \"off\": it looks at nothing",
+        HookMode::Off => "; hook = \"off\" in the settings: it checks nothing",
         HookMode::Warn => "; the settings say hook = \"warn\": it keeps no domain from starting",
         HookMode::Enforce => "",
     };
@@ -215,7 +213,7 @@ fn seen(host: &Host, ours: &Script, report: &mut Report) {
         let mut check = report.check(Topic::Hook, format!("qemu hook as {} sees it", daemon.name));
         let Some(since) = daemon.since else {
             check
-                .warn("since when it runs can't be seen by this user")
+                .warn("this user can't see when it was started")
                 .fix("sudo gfxplane doctor");
             continue;
         };
@@ -224,10 +222,10 @@ fn seen(host: &Host, ours: &Script, report: &mut Report) {
         if host.hooks.iter().filter(runs).any(there) {
             check.pass("seen");
         } else if changed(ours).is_none() {
-            check.warn("since when the hook is there is not known");
+            check.warn("it is not known when the hook was installed");
         } else {
             check
-                .warn("there was no hook yet, or none as it is now, when it was started or last told to look: it may run none")
+                .warn("the hook was installed or changed after it was started or last reloaded, so it may not run the hook")
                 .fix(format!("sudo systemctl reload {} # guests run on", daemon.name));
         }
     }
@@ -249,8 +247,8 @@ fn selinux(host: &Host, report: &mut Report) {
     };
     let mut check = report.check(Topic::Confinement, "qemu hook under SELinux");
     let boolean = match selinux.hooks_unconfined {
-        Some(true) => "; virt_hooks_unconfined is on, and says nothing of virtqemud",
-        Some(false) => "; virt_hooks_unconfined is off, and says nothing of virtqemud",
+        Some(true) => "; virt_hooks_unconfined is on, but does not apply to virtqemud",
+        Some(false) => "; virt_hooks_unconfined is off, but does not apply to virtqemud",
         None => "",
     };
     let monolithic = host.moment.daemons.iter().any(|d| d.name == "libvirtd");
@@ -277,7 +275,7 @@ pub(super) fn dbus_daemon(host: &Host, report: &mut Report) {
     if host.dbus_daemon_denied != Some(true) {
         return;
     }
-    let more = "it does not: no domain with <graphics type='dbus'/> on a bus starts; one with p2p='yes' needs none";
+    let more = "it does not, so no domain with <graphics type='dbus'/> on a bus starts; a domain with p2p='yes' needs no dbus-daemon";
     report
         .check(Topic::DbusDaemon, "dbus-daemon of a guest under AppArmor")
         .warn(more)
@@ -313,7 +311,7 @@ pub(super) fn confinement(host: &Host, report: &mut Report) {
         if let Some(hook) = linked.filter(|_| !profile.hook_program) {
             let hook = hook.path.display();
             let more = format!(
-                "the hook is a link to what it does not let libvirt run, {HOOK_PROGRAM}, and then no domain starts"
+                "the hook is a link to {HOOK_PROGRAM}, which the profile does not let libvirt run, so no domain starts"
             );
             check.line(verdict, more).fix(format!(
                 "sudo cp --remove-destination {HOOK_PROGRAM} {hook}"

@@ -39,8 +39,8 @@ pub(super) fn render_nodes(host: &Host, report: &mut Report) {
     if host.render_nodes.len() > 1 {
         report
             .check(Topic::RenderNodes, "choice of the render node")
-            .warn("libvirt takes the first that it finds where a domain names none")
-            .fix("ls -l /dev/dri/by-path # a domain names one by <gl rendernode='/dev/dri/by-path/…'/>; gfxplane fixup names that of the device's own GPU");
+            .warn("if a domain names no render node, libvirt uses the first one that it finds")
+            .fix("ls -l /dev/dri/by-path # lists the nodes for <gl rendernode='/dev/dri/by-path/…'/>; gfxplane fixup writes the node of the device's own GPU");
     }
     for node in &host.render_nodes {
         access(host, &node.path, node.driver.as_deref(), report);
@@ -56,7 +56,7 @@ fn access(host: &Host, path: &Path, driver: Option<&str>, report: &mut Report) {
     }
     let mut check = report.check(Topic::RenderNodes, format!("access to {}", path.display()));
     let (Some(access), Some(qemu)) = (host.moment.access.get(path), &host.moment.qemu) else {
-        check.unknown("as whom libvirt runs QEMU, or whose the node is, is not known");
+        check.unknown("the user that libvirt runs QEMU as, or the owner of the node, is not known");
         return;
     };
     let whose = format!("{} {}:{}", access.mode, access.user, access.group);

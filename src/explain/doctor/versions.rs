@@ -36,7 +36,7 @@ pub(super) fn versions(host: &Host, report: &mut Report) {
                 .fix("gfxplane check --all # names the guests; spice with gl instead of VNC helps");
         }
         if let Some(why) = newer(Program::Qemu, version) {
-            check.warn(format!("{why}: what QEMU would refuse is a doubt"));
+            check.warn(format!("{why}, so it is uncertain what QEMU would refuse"));
         }
         if check.report.lines.len() == before {
             check.pass(version.to_string());
@@ -60,12 +60,14 @@ pub(super) fn versions(host: &Host, report: &mut Report) {
         .collect();
     if !PCI_DISPLAY.is_in(version) && !pci.is_empty() {
         check.fail(format!(
-            "libvirt {version} drops display and ramfb of PCI hostdevs without a word, and libvirt {} and later do not: no screen of {}",
+            "libvirt {version} silently drops display and ramfb of PCI hostdevs, and libvirt {} and later do not: no screen of {}",
             PCI_DISPLAY.since(),
             pci.join(", ")
         ));
     } else if let Some(why) = newer(Program::Libvirt, version) {
-        check.warn(format!("{why}: what libvirt would refuse is a doubt"));
+        check.warn(format!(
+            "{why}, so it is uncertain what libvirt would refuse"
+        ));
     } else {
         check.pass(version.to_string());
     }

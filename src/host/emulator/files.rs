@@ -57,7 +57,7 @@ pub(super) fn read(root: &Root, emulator: &Path) -> io::Result<Told> {
     let program = contents(&root.join(emulator))?;
     let Some(version) = version(&program) else {
         return Err(io::Error::other(
-            "is a script, or another program than QEMU",
+            "is not QEMU: it is a script or another program",
         ));
     };
     let directories = module_directories(root, emulator);
@@ -123,7 +123,7 @@ fn contents(path: &Path) -> io::Result<Vec<u8>> {
 pub(super) fn open(path: &Path) -> io::Result<File> {
     let metadata = path.metadata()?;
     if !metadata.is_file() || metadata.len() > MAX_SIZE {
-        return Err(io::Error::other("is no file that a program could be"));
+        return Err(io::Error::other("is not a program"));
     }
     open_file(path)
 }

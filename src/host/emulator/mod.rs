@@ -219,7 +219,7 @@ fn of_qemu(
         return Abilities::default();
     };
     let mut unknown = |problem: &str| {
-        let problem = format!("{problem}: what this QEMU can do is not known");
+        let problem = format!("{problem}, so this QEMU's abilities are not known");
         warnings.push(Warning::new(root.join(emulator), problem));
     };
     let Ok(key) = key.inspect_err(|error| unknown(&error.to_string())) else {

@@ -150,7 +150,10 @@ fn what_cant_be_believed_is_named_and_not_lost() {
     let other = good.replace("0002", "0003");
     for (text, problem) in [
         ("{", "it is damaged: EOF"),
-        ("{\"format\": 2}", "its format is 2, this version reads 1"),
+        (
+            "{\"format\": 2}",
+            "its format is 2, but this version reads 1",
+        ),
         ("{\"format\": 1}", "it is damaged: missing field"),
         (&other, "it is about c1a20000-0000-4000-8000-000000000003"),
         ("\u{0}", "it is damaged"),

@@ -64,7 +64,7 @@ impl Reader<'_> {
             }
         });
         if of_type.is_none() {
-            self.warn(&path, "is of a type that its parent does not have");
+            self.warn(&path, "has a type that its parent does not offer");
         }
         let mut device = self.device(id, &path);
         device.type_id = type_id;

@@ -115,7 +115,10 @@ pub fn explain(
     let report = if missing.is_empty() {
         "please report this, with `gfxplane collect DIR`".to_owned()
     } else {
-        format!("it may be for what was left out: {}", missing.join(", "))
+        format!(
+            "the reason may be something that was left out: {}",
+            missing.join(", ")
+        )
     };
     match (message, &plan.before.outcome) {
         (None, Outcome::Yes) => {}
@@ -138,14 +141,14 @@ pub fn explain(
             ));
         }
         (Some(_), Outcome::No(refusal)) => said.push(format!(
-            "gfxplane predicted other words (\"{}\"): {report}",
+            "gfxplane predicted another message (\"{}\"): {report}",
             refusal.message
         )),
         (Some(message), Outcome::Doubt { refusal, because }) => {
             let as_feared = if message.contains(&refusal.message) {
                 "as it feared"
             } else {
-                "with other words than it feared"
+                "with another message than it expected"
             };
             said.push(format!(
                 "gfxplane was in doubt ({because}); it is refused, {as_feared}"
@@ -295,8 +298,9 @@ mod tests {
         let starts =
             "gfxplane predicted that it starts: please report this, with `gfxplane collect DIR`";
         let right = "as gfxplane predicted, QEMU refuses it for domain";
-        let other = "gfxplane predicted other words (\"opengl not available\"): please report this";
-        let left_out = "it may be for what was left out: -vnc";
+        let other =
+            "gfxplane predicted another message (\"opengl not available\"): please report this";
+        let left_out = "the reason may be something that was left out: -vnc";
         for (message, outcome, missing, expected) in [
             (None, no(), &[][..], wrong),
             (None, no(), &["-vnc"], left_out),
@@ -309,7 +313,7 @@ mod tests {
                 Some("other"),
                 doubt(),
                 &[],
-                "with other words than it feared",
+                "with another message than it expected",
             ),
         ] {
             let explained = explain(message, Some(&plan_with(outcome)), None, missing);

@@ -79,7 +79,7 @@ fn what_somebody_has_changed_since_stays() {
     let undone = back(SPICE, FIXED, &own(FIXED));
     assert_eq!(
         undone.passed_over,
-        ["<model type='none'/> is not as it was made, and stays"]
+        ["<model type='none'/> was changed since, and stays"]
     );
     assert_eq!(undone.put_back.len(), 3);
     let model = "<model type='qxl' ram='65536'/>";
@@ -133,7 +133,7 @@ fn passwords_are_not_kept() {
     assert!(!json.contains("geheim"), "{json}");
     let undone = undo(NONE, &inverses).unwrap();
     assert_eq!((undone.text.as_str(), undone.put_back), (NONE, vec![]));
-    let kept = |why: &String| why.contains("because of a password");
+    let kept = |why: &String| why.contains("it has a password");
     assert!(undone.passed_over.len() == 2 && undone.passed_over.iter().all(kept));
     let undone = back(NONE, VNC, VNC);
     assert_eq!((undone.put_back.len(), undone.passed_over.len()), (2, 0));
@@ -151,7 +151,7 @@ fn nothing_is_made_twice() {
     assert_eq!((undone.text, undone.put_back), (own, vec![]));
     assert_eq!(
         undone.passed_over,
-        ["<audio id='1' type='none'/> is not as it was made, and stays"]
+        ["<audio id='1' type='none'/> was changed since, and stays"]
     );
     assert_eq!(back(SPICE, &after, &after).text, SPICE);
     // Somebody has undone the change already.

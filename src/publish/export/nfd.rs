@@ -28,9 +28,11 @@ pub(crate) fn nfd(inventory: &Inventory, expiry: u64) -> (String, Vec<String>) {
         if name.len() > 63 {
             left_out.push(format!("{type_id}: {name} is too long for a label"));
         } else if text.len() + line.len() > MOST {
-            left_out.push(format!("{type_id}: NFD takes no file above 64 KiB"));
+            left_out.push(format!("{type_id}: NFD ignores files larger than 64 KiB"));
         } else if let Some(other) = taken.get(&name) {
-            left_out.push(format!("{type_id}: {other} has the label {name}"));
+            left_out.push(format!(
+                "{type_id}: its label {name} is already used for {other}"
+            ));
         } else {
             let _ = write!(text, "{line}");
             taken.insert(name, type_id);

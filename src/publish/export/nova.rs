@@ -53,7 +53,7 @@ pub(crate) fn nova(sources: &Sources, inventory: &Inventory, node: &str) -> (Str
         let words: Vec<String> = words.into_iter().collect();
         match &words[..] {
             _ if name.chars().count() > LONGEST => left_out.push(format!(
-                "{name}: Placement takes no name of more than {LONGEST} characters"
+                "{name}: Placement accepts names of at most {LONGEST} characters"
             )),
             [word] if word != "unknown" => {
                 let word = word.to_uppercase().replace('-', "_");

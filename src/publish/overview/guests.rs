@@ -226,7 +226,7 @@ impl Seen<'_> {
             summary.dark += 1;
             return vec![Problem {
                 level: Level::Warn,
-                text: "nobody shows the screen".into(),
+                text: "no graphics show the screen".into(),
                 fixes: self.fixup().into_iter().collect(),
             }];
         }
