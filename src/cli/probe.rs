@@ -73,7 +73,7 @@ pub struct Probe {
     /// Create a device of that type, ask it, and remove it
     #[arg(long, requires = "type")]
     instantiate: bool,
-    /// Create it even if nobody else can then create one of this type or of another
+    /// Create it even if it is the last one of its type, or of another type, that can be created
     #[arg(long, requires = "instantiate")]
     force: bool,
     /// Ask the device even if its record still holds

@@ -53,7 +53,7 @@ pub(crate) struct Assumed {
     /// Allow losing remote viewing (remote), the emulated card (video), or both (all)
     #[arg(long, value_name = "WORDS", value_parser = consent)]
     pub consent: Option<BTreeSet<Consent>>,
-    /// Switch on also displays that are known by a rule alone, of devices that nobody has asked
+    /// Also switch on displays that are known only by a rule, of devices that nobody has asked
     #[arg(long)]
     pub trust_rules: bool,
 }

@@ -14,8 +14,8 @@ use crate::plan::undo::{Undone, undo_all};
 
 /// Undo what gfxplane changed in domains
 ///
-/// Puts each device back that is still as gfxplane made it. Names devices that somebody has changed
-/// since, and leaves them alone. From then on the daemon leaves the domain alone, until `gfxplane policy`
+/// Puts back each part of a domain that is still as gfxplane made it. Names the parts that somebody has
+/// changed since, and leaves them alone. From then on the daemon leaves the domain alone, until `gfxplane policy`
 /// or `gfxplane fixup --define` gives it back.
 #[derive(Debug, clap::Args)]
 pub struct Undo {

@@ -45,7 +45,7 @@ const MAX_DEADLINE: f64 = 3600.0;
 pub struct Verify {
     #[command(flatten)]
     about: SubjectArgs,
-    /// How long it may take until it has started
+    /// Wait at most this long for the copy to start
     #[arg(long, value_name = "SECONDS", default_value_t = 120.0, value_parser = seconds)]
     deadline: f64,
     /// Print JSON
