@@ -66,8 +66,8 @@ pub struct GlobalArgs {
     pub color: clap::ColorChoice,
 }
 
-/// The end of a command that did not fail.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// The end of a command that did not fail, the best first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum End {
     /// Done, or nothing to do: exit code 0.
     Done,

@@ -69,15 +69,11 @@ impl Undo {
         }
         let mut end = End::Done;
         for domain in domains {
-            match self.undo(context, &state, &domain, out) {
-                Ok(End::Done) => {}
-                Ok(_) if end == End::Lacking => {}
-                Ok(other) => end = other,
-                Err(error) => {
-                    context.say(&format!("{domain} stays as it is: {error:#}"));
-                    end = End::Lacking;
-                }
-            }
+            let undone = self.undo(context, &state, &domain, out);
+            end = end.max(undone.unwrap_or_else(|error| {
+                context.say(&format!("{domain} stays as it is: {error:#}"));
+                End::Lacking
+            }));
         }
         Ok(end)
     }
