@@ -548,7 +548,10 @@ fn older_domains_and_other_managers() {
     let uuid: Uuid = UUID.parse().unwrap();
     host.state().set_older(&BTreeSet::from([uuid])).unwrap();
     let (_, shown) = host.run(&["policy", "guest"]);
-    assert!(shown.contains("it is older than gfxplane on this host"), "{shown}");
+    assert!(
+        shown.contains("it is older than gfxplane on this host"),
+        "{shown}"
+    );
     assert!(shown.lines().any(|line| line.ends_with("asked")), "{shown}");
     assert_eq!(host.run(&["policy", "guest", "display=auto"]).0, 0);
     let (_, shown) = host.run(&["policy", "guest"]);

@@ -29,153 +29,82 @@ fn card(model: &str) -> String {
     format!("{VNC}<video><model {model}/></video>")
 }
 
+fn assert_refused(devices: &str, libvirt: &[u32], tls: bool, stage: &str, words: &str) {
+    let Outcome::No(refusal) = outcome(devices, libvirt, Some(tls)) else {
+        panic!("{devices}: it is not refused");
+    };
+    let found = format!("{:?} {}", refusal.stage, refusal.message);
+    assert_eq!(found, format!("{stage} {words}"), "{devices} {libvirt:?}");
+}
+
 /// Definitions that are not cases in tests/fixup, with the messages of libvirt 11.3 and 12.8. The
 /// messages were seen there, unless docs/qemu-and-libvirt.md says otherwise.
 #[test]
 fn in_libvirts_words() {
-    use Stage::{Arguments, Define, Start};
-    let old = &[11, 3][..];
-    let new = &[12, 8][..];
-    for (versions, stage, rows) in [
-        (
-            [old, new],
-            Define,
-            vec![
-                (
-                    card("type='vga' blob='off'"),
-                    "video type 'vga' does not support blob resources",
-                ),
-                (
-                    card("type='foo'"),
-                    "Invalid value for attribute 'type' in element 'model': 'foo'.",
-                ),
-                (
-                    card("type='xen'"),
-                    "domain configuration does not support video model 'xen'",
-                ),
-                (
-                    card("type='vga' ram='65536'"),
-                    "ram attribute only supported for video type qxl",
-                ),
-                (
-                    card("type='qxl' vgamem='3000'"),
-                    "value for 'vgamem' must be power of two",
-                ),
-                (
-                    card("type='vga' vram='512'"),
-                    "value for 'vram' must be at least 1 MiB (1024 KiB)",
-                ),
-                (
-                    card("type='qxl' primary='yes'") + "<video><model type='qxl' primary='yes'/></video>",
-                    "Only one primary video device is supported",
-                ),
-                (
-                    format!("{VNC}<audio id='1' type='spice'/>"),
-                    "Spice audio is not supported without spice graphics",
-                ),
-                (
-                    "<graphics type='dbus'/><graphics type='rdp'><listen type='socket'/></graphics>".into(),
-                    "listen type 'socket' is not available for graphics type 'rdp'",
-                ),
-                (
-                    "<graphics type='vnc' passwd='123456789'/>".into(),
-                    "VNC password is 9 characters long, only 8 permitted",
-                ),
-                (
-                    "<graphics type='foo'/>".into(),
-                    "Invalid value for attribute 'type' in element 'graphics': 'foo'.",
-                ),
-                (
-                    MDEV.replace("display='on'", "display='maybe'"),
-                    "Invalid value for attribute 'display' in element 'hostdev': 'maybe'.",
-                ),
-                (
-                    MDEV.replace("</hostdev>", "<boot order='1'/></hostdev>"),
-                    "booting from assigned devices is not supported by mediated devices of model vfio-pci",
-                ),
-                (
-                    AP.to_owned() + &AP.replace("02'", "03'"),
-                    "Only one hostdev of model vfio-ap is supported",
-                ),
-                (
-                    format!("{MDEV}{MDEV}<video><model type='vga' heads='2'/></video>"),
-                    "graphics device is needed for attribute value 'display=on' in <hostdev>",
-                ),
-                (
-                    format!("{}{MDEV}{MDEV}", card("type='vga' heads='2'")),
-                    "video type 'vga' doesn't support multiple 'heads'",
-                ),
-                (
-                    format!("{VNC}{VNC}{MDEV}{MDEV}"),
-                    "Hostdev already exists in the domain configuration",
-                ),
-            ],
-        ),
-        (
-            [old, old],
-            Define,
-            vec![
-                (
-                    format!("{VNC}<video><model type='vga'><acceleration accel3d='yes'/></model></video>"),
-                    "3d acceleration is supported only with 'virtio' video device",
-                ),
-            ],
-        ),
-        (
-            [new, new],
-            Define,
-            vec![
-                (
-                    "<graphics type='rdp'/>".into(),
-                    "qemu-rdp support requires a D-Bus bus graphics device.",
-                ),
-                (
-                    "<graphics type='vnc'><listen type='none'/><listen type='none'/></graphics>".into(),
-                    "QEMU does not support multiple listens for one graphics device.",
-                ),
-            ],
-        ),
-        (
-            [old, new],
-            Start,
-            vec![
-                (
-                    "<graphics type='spice' autoport='yes' defaultMode='secure'/>".into(),
-                    NO_TLS_PORT,
-                ),
-            ],
-        ),
-        (
-            [old, new],
-            Arguments,
-            vec![
-                (
-                    "<graphics type='spice' port='5901' autoport='no' defaultMode='secure'/>".into(),
-                    "spice defaultMode secure requested in XML configuration, but TLS connection is not available",
-                ),
-                (
-                    "<graphics type='spice'><listen type='none'/><channel name='main' mode='secure'/></graphics>".into(),
-                    "spice secure channels set in XML configuration, but TLS connection is not available",
-                ),
-                (
-                    "<graphics type='vnc' autoport='no'/>".into(),
-                    "vnc port must be in range [5900,65535]",
-                ),
-            ],
-        ),
+    // The stage, and the version if it is not both; the devices, of which VNC and MDEV are above; the words.
+    for row in [
+        "Define | VNC<video><model type='vga' blob='off'/></video> | video type 'vga' does not support blob resources",
+        "Define | VNC<video><model type='foo'/></video> | Invalid value for attribute 'type' in element 'model': 'foo'.",
+        "Define | VNC<video><model type='xen'/></video> | domain configuration does not support video model 'xen'",
+        "Define | VNC<video><model type='vga' ram='65536'/></video> | ram attribute only supported for video type qxl",
+        "Define | VNC<video><model type='qxl' vgamem='3000'/></video> | value for 'vgamem' must be power of two",
+        "Define | VNC<video><model type='vga' vram='512'/></video> | value for 'vram' must be at least 1 MiB (1024 KiB)",
+        "Define | VNC<video><model type='qxl' primary='yes'/></video><video><model type='qxl' primary='yes'/></video> | Only one primary video device is supported",
+        "Define | VNC<audio id='1' type='spice'/> | Spice audio is not supported without spice graphics",
+        "Define | <graphics type='dbus'/><graphics type='rdp'><listen type='socket'/></graphics> | listen type 'socket' is not available for graphics type 'rdp'",
+        "Define | <graphics type='vnc' passwd='123456789'/> | VNC password is 9 characters long, only 8 permitted",
+        "Define | <graphics type='foo'/> | Invalid value for attribute 'type' in element 'graphics': 'foo'.",
+        "Define | MDEVMDEV<video><model type='vga' heads='2'/></video> | graphics device is needed for attribute value 'display=on' in <hostdev>",
+        "Define | VNC<video><model type='vga' heads='2'/></video>MDEVMDEV | video type 'vga' doesn't support multiple 'heads'",
+        "Define | VNCVNCMDEVMDEV | Hostdev already exists in the domain configuration",
+        "Define 11.3 | VNC<video><model type='vga'><acceleration accel3d='yes'/></model></video> | 3d acceleration is supported only with 'virtio' video device",
+        "Define 12.8 | <graphics type='rdp'/> | qemu-rdp support requires a D-Bus bus graphics device.",
+        "Define 12.8 | <graphics type='vnc'><listen type='none'/><listen type='none'/></graphics> | QEMU does not support multiple listens for one graphics device.",
+        "Start | <graphics type='spice' autoport='yes' defaultMode='secure'/> | Auto allocation of spice TLS port requested but spice TLS is disabled in qemu.conf",
+        "Arguments | <graphics type='spice' port='5901' autoport='no' defaultMode='secure'/> | spice defaultMode secure requested in XML configuration, but TLS connection is not available",
+        "Arguments | <graphics type='spice'><listen type='none'/><channel name='main' mode='secure'/></graphics> | spice secure channels set in XML configuration, but TLS connection is not available",
+        "Arguments | <graphics type='vnc' autoport='no'/> | vnc port must be in range [5900,65535]",
     ] {
-        for (devices, words) in rows {
-            for libvirt in versions {
-                match outcome(&devices, libvirt, Some(false)) {
-                    Outcome::No(refusal) => assert_eq!(
-                        (refusal.stage, refusal.message.as_str()),
-                        (stage, words),
-                        "{devices}"
-                    ),
-                    other => panic!("{devices}: {other:?}"),
-                }
+        let [when, devices, words] = row.split(" | ").collect::<Vec<_>>()[..] else {
+            panic!("{row}");
+        };
+        let devices = devices.replace("VNC", VNC).replace("MDEV", MDEV);
+        let (stage, only) = when.split_once(' ').unwrap_or((when, ""));
+        for (version, libvirt) in [("11.3", [11, 3]), ("12.8", [12, 8])] {
+            if version.starts_with(only) {
+                assert_refused(&devices, &libvirt, false, stage, words);
             }
         }
+    }
+    for (devices, words) in [
+        (
+            MDEV.replace("display='on'", "display='maybe'"),
+            "Invalid value for attribute 'display' in element 'hostdev': 'maybe'.",
+        ),
+        (
+            MDEV.replace("</hostdev>", "<boot order='1'/></hostdev>"),
+            "booting from assigned devices is not supported by mediated devices of model vfio-pci",
+        ),
+        (
+            AP.to_owned() + &AP.replace("02'", "03'"),
+            "Only one hostdev of model vfio-ap is supported",
+        ),
+    ] {
+        assert_refused(&devices, &[11, 3], false, "Define", words);
+        assert_refused(&devices, &[12, 8], false, "Define", words);
+    }
+    for (insecure, words) in [
+        (" defaultMode='insecure'>", "defaultMode insecure requested"),
+        (
+            "><channel name='main' mode='insecure'/>",
+            "insecure channels set",
+        ),
+    ] {
+        let devices = format!("<graphics type='spice' tlsPort='5901'{insecure}</graphics>");
+        let words = format!(
+            "spice {words} in XML configuration, but plaintext connection is not available"
+        );
+        assert_refused(&devices, &[11, 3], true, "Arguments", &words);
     }
 }
 
