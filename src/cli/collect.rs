@@ -159,15 +159,15 @@ fn readme(kernel: &str, abilities: &[(PathBuf, Abilities)], notes: &[Warning]) -
          root/ has what gfxplane reads of the host: vfio devices and their parents in sysfs, records\n\
          of probes, definitions of mdevs, configuration and rules, what QEMU and libvirt can do.\n\n\
          UUIDs of mdevs, PCI addresses, the boot id and the kernel release are the host's own. Serial\n\
-         numbers, MAC addresses and host names are not in it. Of a domain only those elements and attributes\n\
-         are in it that gfxplane reads, with names and addresses that many have; of QEMU's arguments the\n\
-         values that are switches or numbers. Hooks and scripts of others are there by name, and empty.\n\
-         What is written in configuration and in definitions of mdevs is there as it was.\n\n\
+         numbers, MAC addresses and host names are left out. A domain has only the elements and attributes\n\
+         that gfxplane reads, with made-up names and addresses. QEMU's arguments have only values that are\n\
+         switches or numbers. Hooks and scripts of others have their names, and no content. Configuration\n\
+         and definitions of mdevs are copied as they are.\n\n\
          As a test case: put it into tests/hosts (a domain into tests/fixup) and run\n\
          `UPDATE_GOLDEN=1 cargo test --test cases`.\n",
     );
     if !notes.is_empty() {
-        text.push_str("\nPassed over, or left out:\n\n");
+        text.push_str("\nIgnored, or left out:\n\n");
         for note in notes {
             text.push_str(&format!("* {note}\n"));
         }

@@ -417,7 +417,7 @@ fn why_refused(vgpu: &Vgpu, message: &str) -> String {
     };
     // Only with this message is OpenGL missing. With others, graphics that can show dmabufs are.
     let needs = if message.contains("opengl") {
-        ", so the graphics need OpenGL"
+        ": the graphics need OpenGL for that"
     } else {
         ""
     };

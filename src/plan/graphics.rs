@@ -195,7 +195,7 @@ impl Planner<'_, '_, '_> {
             )
         } else if vgpu.found() == [Found::Dmabuf] {
             format!(
-                "; it hands over its screen as a dmabuf{}, so the graphics need OpenGL",
+                "; it hands over its screen as a dmabuf{}: the graphics need OpenGL for that",
                 how_known(vgpu)
             )
         } else {

@@ -10,7 +10,11 @@ use crate::predict::arguments::{Local, Setting, told};
 use crate::predict::frontends::{self, Console, libvirts_local, local, of_kind};
 use crate::predict::properties;
 use crate::predict::screens::{Card, Found, Frontend, Screens, Vgpu};
-use crate::predict::versions::*;
+use crate::predict::versions::{
+    AUDIO_NEEDS_DBUS, BLOB_WITH_VIRGL, EGL_BEFORE_DEVICES, Libvirt, NO_OPENGL_NAMES_DISPLAY,
+    NO_OPENGL_SAID_AT_LENGTH, OPREGION_BY_DEFAULT, Qemu, has, possible, refuses_opregion,
+    takes_display,
+};
 use crate::predict::{About, HeadOf, Refusal, Stage, words};
 
 /// Returns the screens in QEMU's order.

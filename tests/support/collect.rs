@@ -169,13 +169,13 @@ fn refusals(lab: &Path) -> Result<(), Failed> {
     let missing = at("missing.xml");
     for (file, code, said) in [
         ("missing.xml", 3, missing.as_str()),
-        ("no-domain.xml", 1, "<network> is no domain"),
+        ("no-domain.xml", 1, "<network> is not a domain"),
         ("no-xml.xml", 1, "no-xml.xml"),
     ] {
         ends(lab, &[&at("new"), "--xml", &at(file)], code, said);
         assert!(!Path::new(&at("new")).exists(), "nothing was written");
     }
-    ends(lab, &[&at("empty")], 0, "look through it");
+    ends(lab, &[&at("empty")], 0, "read them before");
     ends(lab, &[&at("empty")], 2, "is not empty");
     ends(lab, &[&at("full/x/below")], 2, "is no directory");
     ends(lab, &["/proc/nowhere/x"], 3, "/proc/nowhere");
@@ -227,7 +227,7 @@ fn what_identifies(lab: &Path) -> Result<(), Failed> {
     );
     let readme = fs::read_to_string(to.join("README"))?;
     for note in [
-        "serial: left out: it tells this machine",
+        "serial: left out: it identifies this machine",
         "binary: left out: it is no text",
     ] {
         assert!(readme.contains(note), "{readme}");
