@@ -56,7 +56,7 @@ impl Device {
 
     /// Returns true for a vfio device that may have a display.
     pub(crate) fn is_vfio(&self) -> bool {
-        matches!(self.driver.as_str(), "vfio-pci" | "vfio-pci-nohotplug")
+        is_vfio(&self.driver)
     }
 
     /// Returns the host's device that a vfio device stands for, from `sysfsdev` or `host`; `None`
@@ -106,8 +106,8 @@ impl Device {
 }
 
 /// Drivers of PCI devices whose names don't show that, aliases included (`qemu-system-x86_64
-/// -device help` of 11.1.3). Without bridges and screens.
-const ON_PCI: [&str; 64] = [
+/// -device help` of 11.1.3), and bridges. Without screens.
+const ON_PCI: [&str; 70] = [
     "AC97",
     "ES1370",
     "ac97",
@@ -130,6 +130,7 @@ const ON_PCI: [&str; 64] = [
     "i82557b",
     "i82559er",
     "i82801",
+    "i82801b11-bridge",
     "ich9-ahci",
     "ich9-intel-hda",
     "ich9-usb-ehci1",
@@ -139,6 +140,7 @@ const ON_PCI: [&str; 64] = [
     "ich9-usb-uhci3",
     "igb",
     "intel-hda",
+    "ioh3420",
     "ivshmem-doorbell",
     "ivshmem-plain",
     "lsi",
@@ -150,13 +152,17 @@ const ON_PCI: [&str; 64] = [
     "ne2k_pci",
     "nec-usb-xhci",
     "nvme",
+    "pci-bridge",
     "pci-ohci",
     "pci-serial",
     "pci-testdev",
+    "pcie-root-port",
     "pcnet",
     "piix3-usb-uhci",
     "piix4-usb-uhci",
     "pvscsi",
+    "pxb",
+    "pxb-pcie",
     "qemu-xhci",
     "rocker",
     "rtl8139",
@@ -193,6 +199,11 @@ const EMULATED: [&str; 12] = [
 /// The devices whose screens need something outside of QEMU: a device of the host's, or a process
 /// that draws.
 const SERVED: [&str; 3] = ["vfio-pci", "vhost-user-gpu", "vhost-user-vga"];
+
+/// Returns whether a driver of QEMU's is for a vfio device that may have a display.
+pub(crate) fn is_vfio(driver: &str) -> bool {
+    matches!(driver, "vfio-pci" | "vfio-pci-nohotplug")
+}
 
 /// Returns whether a device of QEMU's, by the name of its driver, makes a screen without anything
 /// outside of QEMU.
