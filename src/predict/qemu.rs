@@ -97,7 +97,7 @@ pub(crate) fn refusal(
         })
         .or_else(|| {
             let consoles = consoles(screens, found, libvirt);
-            let is_denied = |port| is_privileged(port, abilities);
+            let is_denied = |port| is_privileged(port, screens, abilities);
             frontends::refusal(screens, &consoles, (libvirt, qemu), &is_denied)
         })
         .or_else(|| {
@@ -139,7 +139,7 @@ fn before_devices(screens: &Screens, abilities: &Abilities, qemu: &Qemu, x: X) -
         && spice.is_on_tcp()
         && [spice.settings.port, spice.settings.tls_port]
             .iter()
-            .any(|port| is_privileged(*port, abilities))
+            .any(|port| is_privileged(*port, screens, abilities))
     {
         let about = About::Graphics(GraphicsType::Spice);
         return refuse(about, words::NO_SPICE_SERVER, false);
@@ -175,9 +175,9 @@ pub(crate) enum X {
 }
 
 /// Returns whether QEMU may not listen on a port.
-fn is_privileged(port: i32, abilities: &Abilities) -> bool {
+fn is_privileged(port: i32, screens: &Screens, abilities: &Abilities) -> bool {
     let first = abilities.guests.first_port.map_or(0, i32::from);
-    (1..first).contains(&port)
+    (1..first).contains(&port) && !screens.as_root
 }
 
 /// Returns the ways in which the X server may behave towards SDL: one if that is known. The domain
@@ -210,7 +210,7 @@ pub(crate) fn possible_x(screens: &Screens, abilities: &Abilities) -> Vec<X> {
         let servers = guests.x_servers.as_ref();
         matches!(host, "" | "unix")
             && servers.is_none_or(|all| number.is_none_or(|number| all.contains(&number)))
-            && guests.x_denied != Some(true)
+            && (screens.unconfined || guests.x_denied != Some(true))
     });
     if !is_there {
         possible.push(X::Closed);
@@ -270,19 +270,27 @@ fn no_render_node(screens: &Screens) -> Option<String> {
         .then(|| "egl: no drm render node available".into())
 }
 
-/// Returns the refusal of the first card with 3D that can't be made. `earlier`: the cards that QEMU
-/// makes before these. QEMU makes only one card with 3D (hw/display/virtio-gpu-gl.c).
+/// The greatest number of heads of a virtio card (`VIRTIO_GPU_MAX_SCANOUTS`).
+const MOST_HEADS: u32 = 16;
+
+/// Returns the refusal of the first card that can't be made. `earlier`: the cards that QEMU makes
+/// before these. QEMU makes only one card with 3D (hw/display/virtio-gpu-gl.c).
 fn card_refusal(cards: &[Card], earlier: &[&[Card]], qemu: &Qemu, opengl: bool) -> Option<Refusal> {
     let mut is_second = earlier.iter().copied().flatten().any(|card| card.gl);
-    cards.iter().filter(|card| card.gl).find_map(|card| {
-        if std::mem::replace(&mut is_second, true) {
+    cards.iter().find_map(|card| {
+        if card.gl && std::mem::replace(&mut is_second, true) {
             return refuse(About::Domain, words::SECOND_3D_CARD, true);
         }
-        if !opengl {
+        if card.gl && !opengl {
             return refuse(About::Domain, qemu.no_opengl, true);
         }
-        let is_blob = card.settings.blob == Some(Switch::On) && !qemu.blob_with_virgl;
-        refuse(About::Domain, words::BLOB_AND_VIRGL, false).filter(|_| is_blob)
+        let is_blob = card.settings.blob == Some(Switch::On);
+        if card.gl && is_blob && !qemu.blob_with_virgl {
+            return refuse(About::Domain, words::BLOB_AND_VIRGL, false);
+        }
+        let is_virtio = card.model.as_deref() == Some("virtio");
+        let has_too_many = is_virtio && card.settings.heads > MOST_HEADS;
+        refuse(About::Domain, words::TOO_MANY_HEADS, true).filter(|_| has_too_many)
     })
 }
 

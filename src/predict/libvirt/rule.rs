@@ -24,6 +24,8 @@ pub(super) struct World<'w> {
     pub(super) libvirt: &'w Libvirt,
     /// The setting `spice_tls` of qemu.conf.
     pub(super) tls: bool,
+    /// True if AppArmor keeps libvirt from a dbus-daemon for the guest.
+    pub(super) daemon_denied: bool,
 }
 
 /// A check of libvirt's for a thing: a hostdev, a card, a graphics or the whole domain.
@@ -135,6 +137,7 @@ impl<'w> World<'w> {
         abilities: &'w Abilities,
         libvirt: &'w Libvirt,
         tls: bool,
+        daemon_denied: bool,
     ) -> Self {
         let mut kinds = BTreeMap::new();
         for frontend in &screens.frontends {
@@ -150,6 +153,7 @@ impl<'w> World<'w> {
             abilities,
             libvirt,
             tls,
+            daemon_denied,
         }
     }
 
