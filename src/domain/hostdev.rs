@@ -55,9 +55,8 @@ impl Hostdev<'_, '_> {
     }
 }
 
-/// Returns the elements that libvirt numbers as `hostdevN`, each with its alias if the user has
-/// chosen one. libvirt keeps only aliases that begin with `ua-` (src/conf/domain_conf.c,
-/// `virDomainDeviceAliasIsUserAlias`).
+/// Returns the elements that libvirt counts for its `hostdevN`, each with the alias that the user
+/// has chosen.
 pub(super) fn counted<'d, 'a>(
     interfaces: impl Iterator<Item = Element<'d, 'a>>,
     hostdevs: impl Iterator<Item = Element<'d, 'a>>,
@@ -65,15 +64,33 @@ pub(super) fn counted<'d, 'a>(
     interfaces
         .filter(|interface| interface.attribute("type").as_deref() == Some("hostdev"))
         .chain(hostdevs)
-        .map(|element| {
-            let alias = element.child("alias");
-            let alias = alias.and_then(|alias| alias.attribute("name"));
-            (
-                element,
-                owned(alias.filter(|alias| alias.starts_with("ua-"))),
-            )
-        })
+        .map(|element| (element, users_alias(element)))
         .collect()
+}
+
+/// Returns the alias that the user has chosen for a device. libvirt drops an alias that does not
+/// begin with `ua-`, or has other characters than these (src/conf/domain_conf.c,
+/// `virDomainDeviceInfoParseXML`).
+pub(super) fn users_alias(device: Element<'_, '_>) -> Option<String> {
+    let alias = device.child("alias")?.attribute("name")?;
+    let is_kept = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
+    (alias.starts_with("ua-") && alias.chars().all(is_kept)).then(|| alias.into_owned())
+}
+
+/// Returns the PCI address that the XML gives a device in the guest, in libvirt's form. libvirt
+/// chooses one if the address is all zeros (src/util/virpci.c, `virPCIDeviceAddressIsEmpty`).
+pub(super) fn address_in_guest(device: Element<'_, '_>) -> Option<String> {
+    let address = device.child("address")?;
+    let number = |name| {
+        address
+            .attribute(name)
+            .map_or(Some(0), |n| parse_number(&n))
+    };
+    let [domain, bus, slot, function] = ["domain", "bus", "slot", "function"].map(number);
+    let (domain, bus, slot, function) = (domain?, bus?, slot?, function?);
+    let is_given = domain | bus | slot | function != 0;
+    let is_pci = address.attribute("type").as_deref() == Some("pci");
+    (is_pci && is_given).then(|| format!("{domain:04x}:{bus:02x}:{slot:02x}.{function}"))
 }
 
 /// Returns all aliases: where the user has chosen none, libvirt's `hostdevN`, counted from 0.
@@ -91,16 +108,16 @@ pub(super) fn hostdevs<'d, 'a>(aliases: &[(Element<'d, 'a>, String)]) -> Vec<Hos
         if element.name() != "hostdev" {
             continue;
         }
-        // libvirt takes the device from the host, and does not give it to the guest (libvirt
-        // docs/formatdomain.rst).
-        let address = element.child("address");
-        let address = address.and_then(|address| owned(address.attribute("type")));
-        if address.as_deref() == Some("unassigned") {
-            continue;
-        }
         let Some((id, model)) = device(element) else {
             continue;
         };
+        // libvirt takes the PCI device from the host, and does not give it to the guest (libvirt
+        // docs/formatdomain.rst).
+        let address = element.child("address");
+        let address = address.and_then(|address| owned(address.attribute("type")));
+        if matches!(id, DeviceId::Pci(_)) && address.as_deref() == Some("unassigned") {
+            continue;
+        }
         let switch = |name| Switch::parse(&element.attribute(name)?);
         found.push(Hostdev {
             element,

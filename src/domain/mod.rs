@@ -10,6 +10,7 @@ pub mod shell;
 mod values;
 mod video;
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 
 use serde::Serialize;
@@ -119,6 +120,10 @@ pub struct Domain<'d, 'a> {
     pub audio: Vec<String>,
     /// True if there is a `<sound>`.
     pub sound: bool,
+    /// True if libvirt's AppArmor driver makes no profile for the guest.
+    pub unconfined: bool,
+    /// True if libvirt runs the guest's QEMU as root, because its `<seclabel>` says so.
+    pub as_root: bool,
     /// True if the guest's memory is a memfd (`<memoryBacking><source type='memfd'/>`).
     pub memfd: bool,
     /// The errors that libvirt's parser reports for the devices, in its words.
@@ -127,6 +132,10 @@ pub struct Domain<'d, 'a> {
     pub unfit: Vec<Misread>,
     /// True if two hostdevs of any type name the same device of the host.
     pub has_a_device_twice: bool,
+    /// An alias of the user's that two devices of any kind have.
+    pub alias_twice: Option<String>,
+    /// A PCI address in the guest that two devices of any kind have, in libvirt's form.
+    pub address_twice: Option<String>,
     /// libosinfo's id of the guest's system (`http://microsoft.com/win/10`).
     pub os_id: Option<String>,
     /// The name of another manager, if the domain has metadata of one.
@@ -188,6 +197,8 @@ impl<'d, 'a> Domain<'d, 'a> {
             emulator: text_of(of_name("emulator").next()),
             hostdevs: hostdevs(&aliases),
             has_a_device_twice: hostdev::twice(&aliases),
+            alias_twice: twice(root, hostdev::users_alias),
+            address_twice: twice(root, hostdev::address_in_guest),
             aliases,
             graphics: of_name("graphics").map(graphics).collect(),
             videos: of_name("video").map(video).collect(),
@@ -196,6 +207,8 @@ impl<'d, 'a> Domain<'d, 'a> {
                 .map(|audio| owned(audio.attribute("type")).unwrap_or_default())
                 .collect(),
             sound: of_name("sound").next().is_some(),
+            unconfined: seclabels(root).any(is_without_profile),
+            as_root: seclabels(root).any(is_of_root),
             memfd: root
                 .child("memoryBacking")
                 .and_then(|backing| backing.child("source"))
@@ -277,6 +290,14 @@ fn in_devices<'d, 'a>(root: Element<'d, 'a>) -> impl Iterator<Item = Element<'d,
     all.flat_map(Element::children)
 }
 
+/// Returns a name that two of the domain's devices have; `name` returns a device's name, if it has
+/// one.
+fn twice(root: Element<'_, '_>, name: fn(Element<'_, '_>) -> Option<String>) -> Option<String> {
+    let mut seen = HashSet::new();
+    let mut names = in_devices(root).filter_map(name);
+    names.find(|name| !seen.insert(name.clone()))
+}
+
 /// Returns the elements of this name in QEMU's namespace under `<domain>`.
 pub(crate) fn of_qemu<'d, 'a>(
     root: Element<'d, 'a>,
@@ -292,6 +313,34 @@ pub(crate) fn in_qemu<'d, 'a>(
     name: &'static str,
 ) -> impl Iterator<Item = Element<'d, 'a>> {
     of_qemu(root, name).flat_map(Element::children)
+}
+
+fn seclabels<'d, 'a>(root: Element<'d, 'a>) -> impl Iterator<Item = Element<'d, 'a>> {
+    let children = root.children();
+    children.filter(|child| child.is(None, "seclabel"))
+}
+
+/// Returns whether a `<seclabel>` keeps libvirt's AppArmor driver from making a profile. Without a
+/// model it is for the first driver, which is AppArmor's on a host that has it (libvirt
+/// src/conf/domain_conf.c, `virSecurityLabelDefsParseXML`).
+fn is_without_profile(seclabel: Element<'_, '_>) -> bool {
+    let (kind, model) = (seclabel.attribute("type"), seclabel.attribute("model"));
+    matches!(kind.as_deref(), Some("none" | "static"))
+        && matches!(model.as_deref(), None | Some("apparmor"))
+}
+
+/// Returns whether a `<seclabel>` of the owners (DAC) lets QEMU run as root. QEMU then has root's
+/// capabilities (seen with libvirt 12.8).
+fn is_of_root(seclabel: Element<'_, '_>) -> bool {
+    let (kind, model) = (seclabel.attribute("type"), seclabel.attribute("model"));
+    let label = text_of(seclabel.child("label")).unwrap_or_default();
+    let user = label.trim().split(':').next().unwrap_or_default();
+    model.as_deref() == Some("dac")
+        && match kind.as_deref() {
+            Some("none") => true,
+            Some("static") => matches!(user, "root" | "0" | "+0"),
+            _ => false,
+        }
 }
 
 fn manager(metadata: Element<'_, '_>) -> Option<&'static str> {

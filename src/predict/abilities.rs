@@ -78,8 +78,8 @@ pub struct Guests {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub x_denied: Option<bool>,
     /// The first TCP port on which a guest's QEMU may listen: 1024, unless the kernel has another
-    /// setting (`net.ipv4.ip_unprivileged_port_start`). `None` if there is no such limit because
-    /// qemu.conf makes libvirt keep QEMU's capabilities, or if qemu.conf can't be read.
+    /// setting (`net.ipv4.ip_unprivileged_port_start`). libvirt takes QEMU's capabilities away.
+    /// `None` if qemu.conf keeps it from doing so or makes QEMU run as root, or can't be read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub first_port: Option<u16>,
     /// True if AppArmor keeps libvirt from starting a dbus-daemon for a guest, as it does on
@@ -127,7 +127,10 @@ impl Abilities {
     /// Returns whether the host lacks the render node at `path`; `None` if that is not known, as
     /// for a path outside of `/dev/dri`.
     pub(crate) fn lacks_node(&self, path: &str) -> Option<bool> {
-        let name = path.strip_prefix("/dev/dri/")?;
+        let Some(name) = path.strip_prefix("/dev/dri/") else {
+            // A mere name is no path of a device.
+            return (!path.contains('/')).then_some(true);
+        };
         let dri = self.guests.dri.as_ref()?;
         let directory = name.rsplit_once('/').map(|(directory, _)| directory);
         let is_read = directory.is_none_or(|directory| {

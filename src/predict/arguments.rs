@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 pub use device::Device;
-pub(crate) use device::{is_emulated, is_screen};
+pub(crate) use device::{is_emulated, is_screen, is_vfio};
 pub(crate) use syntax::pairs;
 use syntax::{is_on, json_pairs};
 pub use told::without_values;

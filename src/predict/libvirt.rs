@@ -73,8 +73,8 @@ const HOSTDEV: [OfHostdev; 3] = [
 ];
 
 /// The checks for parts that occur twice, once every device has passed (src/conf/domain_validate.c,
-/// `virDomainDefHostdevValidate`, `virDomainDefVideoValidate`).
-const TWICE: [OfDomain; 3] = [
+/// `virDomainDefHostdevValidate`, `virDomainDefValidateAliases`, `virDomainDefVideoValidate`).
+const TWICE: [OfDomain; 4] = [
     OfDomain::define(
         "Hostdev already exists in the domain configuration",
         |_, screens| if_so(screens.has_a_device_twice),
@@ -84,6 +84,9 @@ const TWICE: [OfDomain; 3] = [
         |world, screens| if_so(with_ramfb(world, screens).count() > 1),
     )
     .repairable(),
+    OfDomain::define("non unique alias detected: {}", |_, screens| {
+        screens.alias_twice.clone()
+    }),
     OfDomain::define(
         "Only one primary video device is supported",
         |_, screens| {
@@ -153,6 +156,10 @@ fn broken<'w>(world: &'w World<'w>) -> impl Iterator<Item = Broken> + 'w {
     // src/conf/domain_addr.c, virDomainPCIAddressValidate; seen with 9.0
     let no_bus = (screens.lacks_pci && screens.vgpus.iter().any(|vgpu| vgpu.is_pci))
         .then(|| define("No PCI buses available"));
+    // src/conf/domain_addr.c, virDomainPCIAddressReserveAddrInternal
+    let address_twice = screens.address_twice.as_ref();
+    let address_twice = address_twice
+        .map(|address| define(format!("Attempted double use of PCI Address {address}")));
     let has_spice = world.has_graphics(GraphicsType::Spice);
     // src/qemu/qemu_validate.c, qemuValidateDomainChrSourceDef
     let chardevs = screens.spice_chardevs.iter().filter(move |_| !has_spice);
@@ -178,6 +185,7 @@ fn broken<'w>(world: &'w World<'w>) -> impl Iterator<Item = Broken> + 'w {
     reported(world, &screens.misread)
         .chain(vgpus(&HOSTDEV_PARSED))
         .chain(no_bus)
+        .chain(address_twice)
         .chain(reported(world, &screens.unfit))
         .chain(vgpus(&HOSTDEV))
         .chain(none_beside)
@@ -211,6 +219,30 @@ pub(super) fn tls(abilities: &Abilities, screens: &Screens) -> Vec<bool> {
     }
 }
 
+/// Returns whether AppArmor keeps libvirt from a dbus-daemon for the guest: both answers if that is
+/// not known. A daemon of a guest without a profile runs, and libvirt may talk to it with libvirt
+/// 9.0 on Linux 7.2 and may not with 12.8 (measured).
+pub(super) fn daemon_denied(abilities: &Abilities, screens: &Screens) -> Vec<bool> {
+    let is_denied = abilities.guests.dbus_daemon_denied == Some(true);
+    match is_denied && screens.frontends.iter().any(|f| f.daemon) {
+        true if screens.unconfined => vec![true, false],
+        is_denied => vec![is_denied],
+    }
+}
+
+/// Returns the hosts that the host may be: one for each possible value of an unknown setting.
+fn worlds<'w>(
+    screens: &'w Screens,
+    abilities: &'w Abilities,
+    libvirt: &'w Libvirt,
+) -> impl Iterator<Item = World<'w>> {
+    let denied = daemon_denied(abilities, screens);
+    tls(abilities, screens).into_iter().flat_map(move |tls| {
+        let world = move |denied| World::new(screens, abilities, libvirt, tls, denied);
+        denied.clone().into_iter().map(world)
+    })
+}
+
 /// Returns libvirt's refusals to define or to start the domain, as if the host had KVM and all
 /// devices: a refusal or `None` for each value that `spice_tls` may have.
 pub(crate) fn refusals(
@@ -218,20 +250,15 @@ pub(crate) fn refusals(
     abilities: &Abilities,
     libvirt: &Libvirt,
 ) -> Vec<Option<Refusal>> {
-    let answer = |tls| {
-        let world = World::new(screens, abilities, libvirt, tls);
-        broken(&world).next().map(|broken| broken.refusal)
-    };
-    tls(abilities, screens).into_iter().map(answer).collect()
+    worlds(screens, abilities, libvirt)
+        .map(|world| broken(&world).next().map(|broken| broken.refusal))
+        .collect()
 }
 
 /// Returns whether libvirt certainly refuses the domain because of a part that no plan changes.
 pub fn is_beyond_repair(screens: &Screens, abilities: &Abilities) -> bool {
     Libvirt::possible(abilities).iter().all(|libvirt| {
-        tls(abilities, screens).into_iter().all(|tls| {
-            let world = World::new(screens, abilities, libvirt, tls);
-            broken(&world).any(|broken| !broken.repair)
-        })
+        worlds(screens, abilities, libvirt).all(|world| broken(&world).any(|broken| !broken.repair))
     })
 }
 

@@ -547,6 +547,11 @@ fn because(screens: &Screens, abilities: &Abilities, unsure: &[usize]) -> String
     if libvirt::tls(abilities, screens).len() > 1 {
         reasons.push("spice_tls of qemu.conf is not known".into());
     }
+    if libvirt::daemon_denied(abilities, screens).len() > 1 {
+        reasons.push(
+            "AppArmor may keep libvirt from the dbus-daemon of a guest without a profile".into(),
+        );
+    }
     let x = qemu::possible_x(screens, abilities);
     if x.contains(&X::EndsQemu) {
         reasons

@@ -12,8 +12,7 @@ use crate::predict::properties;
 use crate::predict::screens::{Card, Found, Frontend, Screens, Vgpu};
 use crate::predict::versions::{
     AUDIO_NEEDS_DBUS, BLOB_WITH_VIRGL, EGL_BEFORE_DEVICES, Libvirt, NO_OPENGL_NAMES_DISPLAY,
-    NO_OPENGL_SAID_AT_LENGTH, OPREGION_BY_DEFAULT, Qemu, has, possible, refuses_opregion,
-    takes_display,
+    NO_OPENGL_SAID_AT_LENGTH, OPREGION_BY_DEFAULT, Qemu,
 };
 use crate::predict::{About, HeadOf, Refusal, Stage, words};
 
@@ -101,7 +100,7 @@ pub(crate) fn refusal(
         })
         .or_else(|| {
             let consoles = consoles(screens, found, libvirt);
-            let is_denied = |port| is_privileged(port, abilities);
+            let is_denied = |port| is_privileged(port, screens, abilities);
             frontends::refusal(screens, &consoles, (libvirt, qemu), &is_denied)
         })
         .or_else(|| {
@@ -143,7 +142,7 @@ fn before_devices(screens: &Screens, abilities: &Abilities, qemu: &Qemu, x: X) -
         && spice.is_on_tcp()
         && [spice.settings.port, spice.settings.tls_port]
             .iter()
-            .any(|port| is_privileged(*port, abilities))
+            .any(|port| is_privileged(*port, screens, abilities))
     {
         let about = About::Graphics(GraphicsType::Spice);
         return refuse(about, words::NO_SPICE_SERVER, false);
@@ -179,9 +178,9 @@ pub(crate) enum X {
 }
 
 /// Returns whether QEMU may not listen on a port.
-fn is_privileged(port: i32, abilities: &Abilities) -> bool {
+fn is_privileged(port: i32, screens: &Screens, abilities: &Abilities) -> bool {
     let first = abilities.guests.first_port.map_or(0, i32::from);
-    (1..first).contains(&port)
+    (1..first).contains(&port) && !screens.as_root
 }
 
 /// Returns the ways in which the X server may behave towards SDL: one if that is known. The domain
@@ -214,7 +213,7 @@ pub(crate) fn possible_x(screens: &Screens, abilities: &Abilities) -> Vec<X> {
         let servers = guests.x_servers.as_ref();
         matches!(host, "" | "unix")
             && servers.is_none_or(|all| number.is_none_or(|number| all.contains(&number)))
-            && guests.x_denied != Some(true)
+            && (screens.unconfined || guests.x_denied != Some(true))
     });
     if !is_there {
         possible.push(X::Closed);
@@ -276,23 +275,31 @@ fn no_render_node(screens: &Screens) -> Option<String> {
         .then(|| "egl: no drm render node available".into())
 }
 
-/// Returns the refusal of the first card with 3D that can't be made, if there is one. `earlier` are
-/// the cards that QEMU makes before. QEMU makes only one card with 3D (hw/display/virtio-gpu-gl.c).
+/// The greatest number of heads of a virtio card (`VIRTIO_GPU_MAX_SCANOUTS`).
+const MOST_HEADS: u32 = 16;
+
+/// Returns the refusal of the first card that can't be made. `earlier`: the cards that QEMU makes
+/// before these. QEMU makes only one card with 3D (hw/display/virtio-gpu-gl.c).
 fn card_refusal(cards: &[Card], earlier: &[&[Card]], qemu: &Qemu, opengl: bool) -> Option<Refusal> {
     let mut is_second = earlier.iter().copied().flatten().any(|card| card.gl);
-    cards.iter().filter(|card| card.gl).find_map(|card| {
-        if std::mem::replace(&mut is_second, true) {
+    cards.iter().find_map(|card| {
+        if card.gl && std::mem::replace(&mut is_second, true) {
             return refuse(About::Domain, words::SECOND_3D_CARD, true);
         }
-        if !opengl {
+        if card.gl && !opengl {
             let words = match qemu.has(NO_OPENGL_SAID_AT_LENGTH) {
                 true => words::NO_OPENGL_AT_LENGTH,
                 false => words::NO_OPENGL,
             };
             return refuse(About::Domain, words, true);
         }
-        let is_blob = card.settings.blob == Some(Switch::On) && !qemu.has(BLOB_WITH_VIRGL);
-        refuse(About::Domain, words::BLOB_AND_VIRGL, false).filter(|_| is_blob)
+        let is_blob = card.settings.blob == Some(Switch::On);
+        if card.gl && is_blob && !qemu.has(BLOB_WITH_VIRGL) {
+            return refuse(About::Domain, words::BLOB_AND_VIRGL, false);
+        }
+        let is_virtio = card.model.as_deref() == Some("virtio");
+        let has_too_many = is_virtio && card.settings.heads > MOST_HEADS;
+        refuse(About::Domain, words::TOO_MANY_HEADS, true).filter(|_| has_too_many)
     })
 }
 

@@ -87,6 +87,10 @@ pub struct Screens {
     pub without_kvm: bool,
     /// libvirt's refusal of the guest on a host without KVM; `None` if the guest needs no KVM.
     pub refused_without_kvm: Option<String>,
+    /// True if libvirt's AppArmor driver makes no profile for the guest.
+    pub unconfined: bool,
+    /// True if libvirt runs the guest's QEMU as root, because its `<seclabel>` says so.
+    pub as_root: bool,
     /// True if the guest's memory is a memfd.
     pub memfd: bool,
     /// The number of `<video>` elements with model `none`.
@@ -105,6 +109,10 @@ pub struct Screens {
     pub unfit: Vec<Misread>,
     /// True if two hostdevs of any type name the same device of the host.
     pub has_a_device_twice: bool,
+    /// An alias of the user's that two devices of any kind have.
+    pub alias_twice: Option<String>,
+    /// A PCI address in the guest that two devices of any kind have, in libvirt's form.
+    pub address_twice: Option<String>,
     /// The user's own arguments for QEMU.
     pub arguments: Arguments,
     /// The cards of the user's own arguments that QEMU creates before all others.
@@ -175,6 +183,8 @@ impl Screens {
             frontends: frontends(domain, abilities),
             without_kvm: domain.virt_type == "qemu",
             refused_without_kvm: refused_without_kvm(domain),
+            unconfined: domain.unconfined,
+            as_root: domain.as_root,
             memfd: domain.memfd,
             none_cards: domain
                 .videos
@@ -191,6 +201,8 @@ impl Screens {
             misread: domain.misread.clone(),
             unfit: domain.unfit.clone(),
             has_a_device_twice: domain.has_a_device_twice,
+            alias_twice: domain.alias_twice.clone(),
+            address_twice: domain.address_twice.clone(),
             arguments: Arguments::read(domain.arguments.iter().map(|a| a.value.as_str())),
             cards_before: Vec::new(),
             cards_after: Vec::new(),

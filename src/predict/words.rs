@@ -79,6 +79,10 @@ pub(crate) const SECOND_3D_CARD: &str = "at most one virtio-gpu-gl-device device
 /// `virtio_gpu_device_realize`).
 pub(crate) const BLOB_AND_VIRGL: &str = "blobs and virgl are not compatible (yet)";
 
+/// A virtio card with more heads than QEMU has room for (hw/display/virtio-gpu-base.c,
+/// `virtio_gpu_base_device_realize`).
+pub(crate) const TOO_MANY_HEADS: &str = "invalid max_outputs > 16";
+
 /// Spice with OpenGL over TCP, where spice-server or QEMU is too old for it (ui/spice-core.c,
 /// `qemu_spice_init`).
 pub(crate) const SPICE_GL_LOCAL_ONLY: &str =

@@ -84,7 +84,9 @@ fn x_servers(root: &Root) -> Option<BTreeSet<u32>> {
 
 fn first_port(root: &Root, conf: &str) -> Option<u16> {
     let setting = value(conf, "clear_emulator_capabilities");
-    if setting.is_some_and(|value| switch(value) != Some(true)) {
+    let user = value(conf, "user").and_then(quoted);
+    let is_root = user.is_some_and(|user| ["root", "0", "+0"].contains(&user.as_str()));
+    if is_root || setting.is_some_and(|value| switch(value) != Some(true)) {
         return None;
     }
     let path = root.join("proc/sys/net/ipv4/ip_unprivileged_port_start");
@@ -327,6 +329,8 @@ mod tests {
             Some(80)
         );
         assert_eq!(first_port(&root, "clear_emulator_capabilities = 0\n"), None);
+        assert_eq!(first_port(&root, "user = \"root\"\n"), None);
+        assert_eq!(first_port(&root, "user = \"+64055\"\n"), Some(80));
         assert!(!has_rdp(&root));
         host.write("usr/local/bin/qemu-rdp", "");
         assert!(has_rdp(&root));

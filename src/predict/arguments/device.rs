@@ -57,7 +57,7 @@ impl Device {
 
     /// Returns true for a vfio device that may have a display.
     pub(crate) fn is_vfio(&self) -> bool {
-        matches!(self.driver.as_str(), "vfio-pci" | "vfio-pci-nohotplug")
+        is_vfio(&self.driver)
     }
 
     /// Returns the host's device behind a vfio device, from `sysfsdev` or `host`; `None` if neither
@@ -107,15 +107,18 @@ impl Device {
 }
 
 /// The drivers of PCI devices whose names don't say so, aliases included (`qemu-system-x86_64
-/// -device help` of 11.1.3). Bridges and screens are left out.
+/// -device help` of 11.1.3). Bridges are among them, and
+/// screens are not.
 const ON_PCI: &str = "\
     AC97 ES1370 ac97 acpi-erst ahci am53c974 ctucan_pci cxl-type3 dc390 e1000 e1000-82540em \
-    e1000-82544gc e1000-82545em e1000e edu es1370 i6300esb i82550 i82551 i82557b i82559er i82801 \
-    ich9-ahci ich9-intel-hda ich9-usb-ehci1 ich9-usb-ehci2 ich9-usb-uhci1 ich9-usb-uhci2 \
-    ich9-usb-uhci3 igb intel-hda ivshmem-doorbell ivshmem-plain lsi lsi53c810 lsi53c895a megasas \
-    megasas-gen2 mptsas1068 ne2k_pci nec-usb-xhci nvme pci-ohci pci-serial pci-testdev pcnet \
-    piix3-usb-uhci piix4-usb-uhci pvscsi qemu-xhci rocker rtl8139 tulip ufs usb-ehci virtio-9p \
-    virtio-balloon virtio-blk virtio-net virtio-rng virtio-scsi virtio-serial virtio-sound vmxnet3";
+    e1000-82544gc e1000-82545em e1000e edu es1370 i6300esb i82550 i82551 i82557b i82559er \
+    i82801 i82801b11-bridge ich9-ahci ich9-intel-hda ich9-usb-ehci1 ich9-usb-ehci2 \
+    ich9-usb-uhci1 ich9-usb-uhci2 ich9-usb-uhci3 igb intel-hda ioh3420 ivshmem-doorbell \
+    ivshmem-plain lsi lsi53c810 lsi53c895a megasas megasas-gen2 mptsas1068 ne2k_pci \
+    nec-usb-xhci nvme pci-bridge pci-ohci pci-serial pci-testdev pcie-root-port pcnet \
+    piix3-usb-uhci piix4-usb-uhci pvscsi pxb pxb-pcie qemu-xhci rocker rtl8139 tulip ufs \
+    usb-ehci virtio-9p virtio-balloon virtio-blk virtio-net virtio-rng virtio-scsi \
+    virtio-serial virtio-sound vmxnet3";
 
 /// The prefixes of the drivers with which QEMU makes a screen by itself.
 const EMULATED: &str = "\
@@ -125,6 +128,11 @@ const EMULATED: &str = "\
 /// The prefixes of the drivers whose screens need something outside of QEMU: a device of the
 /// host's, or a process that draws.
 const SERVED: [&str; 3] = ["vfio-pci", "vhost-user-gpu", "vhost-user-vga"];
+
+/// Returns whether a driver of QEMU's is for a vfio device that may have a display.
+pub(crate) fn is_vfio(driver: &str) -> bool {
+    matches!(driver, "vfio-pci" | "vfio-pci-nohotplug")
+}
 
 /// Returns whether QEMU's driver of this name makes a screen without anything outside of
 /// QEMU.

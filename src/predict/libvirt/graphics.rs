@@ -172,7 +172,8 @@ pub(super) const PROFILE: [OfGraphics; 1] =
             None => true,
             Some(path) => RESTRICTED.split(' ').any(|start| path.starts_with(start)),
         };
-        if_so(is_its && refused && world.abilities.guests.apparmor == Some(true))
+        let makes_one = world.abilities.guests.apparmor == Some(true) && !world.screens.unconfined;
+        if_so(is_its && refused && makes_one)
     })
     .repairable()];
 
@@ -225,7 +226,7 @@ pub(super) const PORTS: [OfGraphics; 1] = [OfGraphics::start(NO_TLS_PORT, |world
 /// `qemuDBusStart`).
 pub(super) const DAEMON: [OfGraphics; 1] =
     [OfGraphics::arguments(DBUS_DAEMON_DIED, |world, frontend| {
-        if_so(frontend.daemon && world.abilities.guests.dbus_daemon_denied == Some(true))
+        if_so(frontend.daemon && world.daemon_denied)
     })
     .repairable()];
 

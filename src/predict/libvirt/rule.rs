@@ -23,6 +23,8 @@ pub(super) struct World<'w> {
     pub(super) libvirt: &'w Libvirt,
     /// The setting `spice_tls` of qemu.conf.
     pub(super) tls: bool,
+    /// True if AppArmor keeps libvirt from a dbus-daemon for the guest.
+    pub(super) daemon_denied: bool,
 }
 
 /// One of libvirt's checks of a thing: a hostdev, a card, a graphics or the whole domain.
@@ -122,6 +124,7 @@ impl<'w> World<'w> {
         abilities: &'w Abilities,
         libvirt: &'w Libvirt,
         tls: bool,
+        daemon_denied: bool,
     ) -> Self {
         let mut kinds = BTreeMap::new();
         for frontend in &screens.frontends {
@@ -137,6 +140,7 @@ impl<'w> World<'w> {
             abilities,
             libvirt,
             tls,
+            daemon_denied,
         }
     }
 

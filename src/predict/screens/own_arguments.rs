@@ -4,9 +4,9 @@ use std::collections::{HashMap, HashSet};
 
 use super::{Card, Found, Frontend, Screens, Vgpu};
 use crate::device::id::DeviceId;
-use crate::domain::{Domain, QEMU_NAMESPACE, Switch, in_qemu, parse_number};
+use crate::domain::{Domain, Property, QEMU_NAMESPACE, Switch, in_qemu, parse_number};
 use crate::predict::abilities::Abilities;
-use crate::predict::arguments::{Device, Local, is_emulated};
+use crate::predict::arguments::{Device, Local, is_emulated, is_vfio};
 use crate::predict::versions::{Libvirt, devices_are_json};
 use crate::xml::Element;
 
@@ -51,6 +51,11 @@ impl Screens {
                 _ if lacks_qxl(&device.driver) => self.doubt(&what),
                 Some(_) if before => self.cards_before.push(card(&device.driver)),
                 Some(_) => self.cards_after.push(card(&device.driver)),
+            }
+        }
+        for property in &domain.properties {
+            if exchanges_the_device(property) {
+                self.doubt(&format!("{} in qemu:override", property.name));
             }
         }
         self.apply_settings(domain, json);
@@ -215,6 +220,14 @@ impl Screens {
 
     fn doubt(&mut self, what: &str) {
         self.arguments.not_read(what);
+    }
+}
+
+/// Returns whether a property of `qemu:override` makes QEMU's device another one than libvirt's.
+fn exchanges_the_device(property: &Property<'_, '_>) -> bool {
+    match property.name.as_str() {
+        "driver" => !property.value.as_deref().is_some_and(is_vfio),
+        name => matches!(name, "host" | "sysfsdev"),
     }
 }
 

@@ -284,7 +284,9 @@ fn holds(text: &str) {
     }
     let (whole, small) = (decides(text), decides(&reduced.xml));
     // libvirt defines no such domain.
-    if !whole.misread.is_empty() || !whole.unfit.is_empty() || whole.has_a_device_twice {
+    let repeats = whole.alias_twice.is_some() || whole.address_twice.is_some();
+    let is_unfit = !whole.misread.is_empty() || !whole.unfit.is_empty();
+    if is_unfit || whole.has_a_device_twice || repeats {
         return;
     }
     assert_eq!(small, whole, "{text}\n{}", reduced.xml);
