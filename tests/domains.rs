@@ -245,7 +245,7 @@ fn a_terminal_has_the_users_pager() {
 fn bad_input_is_refused_with_its_place() {
     for (stdin, code, part) in [
         (&b"<domain>\n  <a>\n</domain>"[..], 1, "-: line 3, column 1"),
-        (b"<network/>", 1, "<network> is no domain"),
+        (b"<network/>", 1, "<network> is not a domain"),
         (b"", 1, "line 1, column 1"),
         (b"<domain>\xff</domain>", 1, "not UTF-8"),
         (b"\xff\xfe<\0d\0", 1, "UTF-16"),

@@ -216,7 +216,7 @@ fn options_of_another_export() {
         let host = host.to_str().unwrap();
         let made = run(TOOL, &["--root", host, "export", "nova", "--node", &node]);
         assert_eq!(text(&made.stdout).contains("CUSTOM_"), is_taken, "{made:?}");
-        let said = text(&made.stderr).contains("takes no name of more than 200 characters");
+        let said = text(&made.stderr).contains("accepts names of at most 200 characters");
         assert_eq!(said, !is_taken, "{made:?}");
     }
     ends(&export(&[]), 2, "<FORMAT>");

@@ -291,10 +291,12 @@ fn in_devices<'d, 'a>(root: Element<'d, 'a>) -> impl Iterator<Item = Element<'d,
 }
 
 /// Returns a name that two of the domain's devices have; `name` returns a device's name, if it has
-/// one.
+/// one. A `<console>` may be the `<serial>` once more, with its names (libvirt
+/// src/conf/domain_conf.c, `virDomainDeviceInfoIterateFlags`).
 fn twice(root: Element<'_, '_>, name: fn(Element<'_, '_>) -> Option<String>) -> Option<String> {
     let mut seen = HashSet::new();
-    let mut names = in_devices(root).filter_map(name);
+    let devices = in_devices(root).filter(|device| device.name() != "console");
+    let mut names = devices.filter_map(name);
     names.find(|name| !seen.insert(name.clone()))
 }
 

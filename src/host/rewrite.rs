@@ -13,7 +13,7 @@ use std::path::Path;
 /// else's), writes into the file itself. If that fails, too, puts the old text back.
 ///
 /// # Errors
-/// Any error of the file system. The file then has the old text, unless that could not be put back;
+/// Any error of the file system. The file then has the old text, unless that could not be restored;
 /// then the error says so.
 pub fn rewrite(path: &Path, old: &str, new: &str) -> io::Result<()> {
     match beside(path, new) {
@@ -114,7 +114,7 @@ mod tests {
         let error = in_place(full, "old", "new").unwrap_err();
         assert_eq!(error.raw_os_error(), None, "{error}");
         assert!(
-            error.to_string().contains("could not be put back"),
+            error.to_string().contains("could not be restored"),
             "{error}"
         );
         assert!(rewrite(Path::new("/nonexistent/file"), "", "").is_err());

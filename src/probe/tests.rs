@@ -153,7 +153,7 @@ fn failures_of_a_vm_are_told_apart() {
     assert!(made(remark(Step::KvmFile, Errno::EINVAL, Reason::NeedsVm)));
     for (step, other) in [(Step::Open, Step::Bind), (Step::Bind, Step::Open)] {
         let refused = remark(step, Errno::ESRCH, Reason::NeedsVm).unwrap();
-        assert!(refused.contains("did not take"), "{refused}");
+        assert!(refused.contains("did not accept"), "{refused}");
         let exists = remark(step, Errno::EEXIST, Reason::OpenFailed).unwrap();
         assert!(exists.contains("already"), "{exists}");
         assert_eq!(remark(other, Errno::EIO, Reason::OpenFailed), None);

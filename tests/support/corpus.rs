@@ -243,7 +243,7 @@ fn without_vfio_devices(source: &Source) -> Result<(), Failed> {
                     problems.push(format!("{name} has no vfio devices, and is changed"));
                 }
             }
-            Err(Unfit::Xml(error)) if !error.problem.contains("is no domain") => {}
+            Err(Unfit::Xml(error)) if !error.problem.contains("is not a domain") => {}
             Err(Unfit::Xml(_)) if !text.contains("<domain type=") => {}
             Err(Unfit::Xml(_)) if HOLDS_A_DOMAIN.iter().any(|word| text.contains(word)) => {}
             Err(error) => problems.push(format!("{name}: {error}")),

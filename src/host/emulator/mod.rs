@@ -373,7 +373,11 @@ mod tests {
         fs::remove_file(&program).unwrap();
         assert!(host.find(true).1[0].to_string().contains("No such file"));
         nix::unistd::mkfifo(&program, nix::sys::stat::Mode::S_IRWXU).unwrap();
-        assert!(host.find(true).1[0].to_string().contains("is no file"));
+        assert!(
+            host.find(true).1[0]
+                .to_string()
+                .contains("is not a program")
+        );
         assert_eq!(kind(&host.root(), Path::new(QEMU)), Kind::Unknown);
         let mut warnings = Vec::new();
         let relative = Path::new("qemu-system-x86_64");

@@ -26,7 +26,7 @@ fn refused() {
     // The place, the document, and a part of the error.
     for row in [
         "1:6|<?xml?><a/>|expected version='1.0'",
-        "1:22|<?xml version='1.0'?><?xml version='1.0'?><a/>|expected it as the first",
+        "1:22|<?xml version='1.0'?><?xml version='1.0'?><a/>|expected it at the start",
         "1:16|<?xml version='2.0'?><a/>|version='1.0'",
         "1:20|<?xml version='1.0'encoding='UTF-8'?><a/>|expected white space",
         "1:37|<?xml version='1.0' encoding='UTF-8'standalone='no'?><a/>|expected white space",
@@ -66,7 +66,7 @@ fn refused() {
         "1:7|<a><?p+?></a>|expected white space or ?>",
         "1:4|<a><?p</a>|expected ?>",
         "1:4|<a><?p </a>|expected ?>",
-        "1:4|<a><?XML ?></a>|expected it as the first",
+        "1:4|<a><?XML ?></a>|expected it at the start",
         "1:4|<a><! ></a>|expected <!--",
     ] {
         let [place, text, expected] = row.split('|').collect::<Vec<_>>()[..] else {
