@@ -17,9 +17,9 @@ use crate::plan::commands::Names;
 
 /// Find problems that keep guests of this host from showing their screens
 ///
-/// Prints PASS, WARN, FAIL and SKIP lines about guests, devices and what is known of them, render nodes and who
-/// may open them, QEMU's OpenGL, mdevctl and its callouts, libvirt's hooks, SELinux and AppArmor,
-/// versions with known faults, the daemon, and records. SKIP marks a check for which the recorded
+/// Prints PASS, WARN, FAIL and SKIP lines about guests, devices and their records, render nodes and
+/// who may open them, QEMU's OpenGL, mdevctl and its callouts, libvirt's hooks, SELinux and
+/// AppArmor, versions with known faults, and the daemon. SKIP marks a check for which the recorded
 /// host has no data. Exit code 1 if anything fails. Only root sees everything.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Doctor {

@@ -35,7 +35,7 @@ pub(crate) struct SubjectArgs {
     /// or - for stdin
     #[arg(value_name = "DOMAIN|FILE|-", value_parser = name)]
     pub subject: String,
-    /// What the command line says about the host and the policy.
+    /// The command line's assumptions about the host and the policy.
     #[command(flatten)]
     pub assumed: Assumed,
 }

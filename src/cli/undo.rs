@@ -15,8 +15,8 @@ use crate::plan::undo::undo_all;
 /// Undo what gfxplane changed in domains
 ///
 /// Restores each part of a domain that is still as gfxplane left it. Names the parts that were
-/// changed since, and leaves them alone. From then on the daemon leaves the domain alone, until `gfxplane policy`
-/// or `gfxplane fixup --define` gives it back.
+/// changed since, and leaves them alone. From then on the daemon leaves the domain alone, until
+/// `gfxplane policy` or `gfxplane fixup --define` gives it back.
 #[derive(Debug, clap::Args)]
 pub struct Undo {
     /// A domain of this machine's libvirt (name or UUID)

@@ -33,7 +33,7 @@ pub enum Consent {
     Video,
 }
 
-/// What to do with `display='on'` on a device whose display is unknown.
+/// The treatment of `display='on'` on a device whose display is unknown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Unknown {
@@ -43,7 +43,7 @@ pub enum Unknown {
     Off,
 }
 
-/// What to do with emulated video cards if a vGPU has a display of its own.
+/// The treatment of emulated video cards if a vGPU has a display of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum EmulatedVideo {
@@ -53,7 +53,7 @@ pub enum EmulatedVideo {
     None,
 }
 
-/// What to do with ramfb if a vGPU is the guest's only screen.
+/// The treatment of ramfb if a vGPU is the guest's only screen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum BootDisplay {

@@ -11,7 +11,7 @@ use crate::host::state::State;
 use crate::host::{Root, Warning};
 use crate::libvirt::Libvirt;
 
-/// What every command needs to know: the host, libvirt, and the user's general options.
+/// The context of a command: the host, libvirt, and the user's general options.
 #[derive(Debug, Clone)]
 pub struct Context {
     /// The host: this machine or a recorded one.

@@ -173,7 +173,7 @@ pub enum Fix {
         verb: &'static str,
         /// The options, which follow the domain on the command line.
         options: String,
-        /// What the command does and what it costs; empty if the command already makes both clear.
+        /// The effect and the cost of the command; empty if the command already makes both clear.
         reason: String,
     },
     /// Anything else, in words.

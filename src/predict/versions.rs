@@ -247,7 +247,7 @@ impl Qemu {
     pub(crate) fn possible(abilities: &Abilities) -> Vec<Self> {
         let versions = match &abilities.qemu {
             Some(version) => vec![version.clone()],
-            // Whatever a version in between does, one of these does, too.
+            // Each version in between acts as one of these does.
             None => [&[7, 2][..], &[9, 0], &[10, 1], &LAST_QEMU]
                 .map(Version::of)
                 .into(),

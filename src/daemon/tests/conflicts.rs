@@ -1,4 +1,4 @@
-//! What the daemon does if somebody else changes the definition, too.
+//! Tests how the daemon acts if somebody else changes a definition, too.
 
 use super::*;
 

@@ -1,4 +1,4 @@
-//! What the daemon does when libvirt comes and goes.
+//! Tests how the daemon acts when libvirt comes and goes.
 
 use super::*;
 

@@ -1,4 +1,4 @@
-//! What the daemon does to a definition that it meets.
+//! Tests how the daemon treats the definitions of domains.
 
 use super::*;
 
@@ -85,7 +85,7 @@ fn a_domain_that_is_being_changed_is_waited_for() {
     let last = daemon.later.keys().next().unwrap().0;
     assert_eq!((last, daemon.later.len()), (until, 1));
     assert!(last <= Instant::now() + NEVER_QUIET);
-    // Whatever else there is to do about it waits, too, and all of it is done at once.
+    // Other work on the domain waits, too, and is done at once.
     daemon.task(uuid(), false);
     assert!(daemon.tasks.is_empty());
     let task = daemon.later.remove(&(last, uuid())).unwrap();

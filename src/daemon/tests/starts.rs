@@ -1,4 +1,4 @@
-//! What the daemon does about starts that the hook has vetoed or reported.
+//! Tests how the daemon acts on starts that the hook has vetoed or reported.
 
 use super::*;
 
