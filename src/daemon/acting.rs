@@ -6,13 +6,13 @@ use std::time::{Duration, Instant};
 use uuid::Uuid;
 
 use super::conflict::Moment;
-use super::domains::Unsure;
+use super::memory::Unsure;
 use super::service::Priority;
 use super::{Daemon, Event, SOON, Task};
 use crate::libvirt::Failure;
 use crate::libvirt::Libvirt;
+use crate::libvirt::definition_versions::Watched;
 use crate::libvirt::surroundings::HostSurroundings;
-use crate::libvirt::versions::Watched;
 use crate::libvirt::{Definition, New, Replaced};
 
 use crate::daemon::decision::{Decision, only_graphics};

@@ -9,7 +9,7 @@ use super::acting::AT_ONCE;
 use super::service::Priority;
 use crate::daemon::decision::{all_graphics, only_graphics};
 use crate::host::log::What;
-use crate::libvirt::versions::{self, Replaced as Between, Version, Watched};
+use crate::libvirt::definition_versions::{self, Replaced as Between, Version, Watched};
 use crate::libvirt::{Definition, Failure, Libvirt, New, Replaced};
 use crate::plan::fixup::Fixed;
 
@@ -48,7 +48,7 @@ impl Daemon<'_> {
         let Some(seen) = seen else {
             return Ok(Some((before.xml.clone(), None)));
         };
-        let (replaced, ours) = versions::replaced(&seen, &before.xml, &fixed.text);
+        let (replaced, ours) = definition_versions::replaced(&seen, &before.xml, &fixed.text);
         let base = match replaced {
             Between::Expected => before.xml.clone(),
             // libvirt itself has put our graphics into their definition.
@@ -91,7 +91,7 @@ impl Daemon<'_> {
             let Some(there) = ours.map(|ours| definition(uuid, &ours)) else {
                 break;
             };
-            let what = versions::differing(&there.xml, &theirs).join(", ");
+            let what = definition_versions::differing(&there.xml, &theirs).join(", ");
             let watched = self.watch(uuid);
             let defined = libvirt.define(&there, New::Whole(&theirs));
             let seen = watched.map(Watched::end).unwrap_or_default();
@@ -99,7 +99,7 @@ impl Daemon<'_> {
                 self.may_be_lost(moment, &what);
                 return defined.map(drop);
             }
-            let (replaced, written) = versions::replaced(&seen, &there.xml, &theirs);
+            let (replaced, written) = definition_versions::replaced(&seen, &there.xml, &theirs);
             match replaced {
                 Between::Expected => {
                     let text = format!(

@@ -5,15 +5,14 @@
 //! libvirt's reports, files, signals, devices that are probed and domains that start.
 
 mod acting;
-mod callout;
+mod callout_link;
 mod conflict;
 mod connection;
 mod decision;
-mod domains;
-mod files;
 pub mod hook;
 mod learning;
 pub(crate) mod lessons;
+mod memory;
 mod probing;
 mod publishing;
 mod service;
@@ -21,6 +20,7 @@ mod tasks;
 #[cfg(test)]
 mod tests;
 mod trying;
+mod watched_files;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::{Path, PathBuf};
@@ -35,20 +35,20 @@ use crate::host::config::Config;
 use crate::host::run::{Lock, qemu_directory, records_directory};
 use crate::host::state::NotRemembered;
 use crate::host::{Warning, requests, settings};
+use crate::libvirt::definition_versions::{self, Versions};
 use crate::libvirt::logs::users_directory;
-use crate::libvirt::versions::{self, Versions};
 use crate::libvirt::{self, Happened, Libvirt};
 use crate::libvirt::{Context, Failure, SYSTEM};
 use crate::probe::instance::clean_up;
 
-use callout::{Listed, NODE_DEVICE_DAEMON, NodeDevices};
+use callout_link::{Listed, NODE_DEVICE_DAEMON, NodeDevices};
 use connection::{LATEST, SOONEST};
-use domains::Domains;
-use files::{Files, Kind, Seen};
+use memory::Domains;
 use probing::Probing;
 use publishing::Publishing;
 use service::{Journal, Priority, Service, take_signals};
 use tasks::Task;
+use watched_files::{Files, Kind, Seen};
 
 /// The directory of the definitions of the system's domains.
 const DEFINITIONS: &str = "etc/libvirt/qemu";
@@ -298,7 +298,7 @@ impl<'c> Daemon<'c> {
     }
 
     /// Catches the versions of a domain's definition, if that is possible.
-    fn watch(&mut self, uuid: Uuid) -> Option<versions::Watched<'_>> {
+    fn watch(&mut self, uuid: Uuid) -> Option<definition_versions::Watched<'_>> {
         let name = self.name(uuid);
         self.versions.as_ref()?.watch(&name).ok()
     }
@@ -533,7 +533,7 @@ impl<'c> Daemon<'c> {
         self.look_at(|domain| domain.waits);
     }
 
-    fn look_at(&mut self, is_wanted: impl Fn(&domains::Watched) -> bool) {
+    fn look_at(&mut self, is_wanted: impl Fn(&memory::Watched) -> bool) {
         for uuid in self.domains.those(is_wanted) {
             self.task(uuid, false);
         }

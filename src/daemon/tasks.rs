@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use uuid::Uuid;
 
 use super::Daemon;
-use super::domains::Loud;
+use super::memory::Loud;
 
 /// The longest time that a domain which is never quiet delays the daemon's look at it.
 pub(super) const NEVER_QUIET: Duration = Duration::from_secs(2);

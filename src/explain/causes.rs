@@ -19,8 +19,8 @@ use crate::plan::commands::Names;
 use crate::predict::abilities::ALLOW_DBUS_DAEMON;
 use crate::predict::versions::{OPREGION_BY_DEFAULT, SPICE_GL_OVER_TCP, VNC_BINDS};
 use crate::predict::{Danger, DangerKind, Outcome};
-use crate::publish::device::name_of;
 use crate::publish::inventory::State;
+use crate::publish::node_device::name_of;
 use crate::publish::unknown::Member;
 
 /// The explanation of a message. `gfxplane explain --json` prints it.

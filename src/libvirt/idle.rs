@@ -57,7 +57,7 @@ pub(crate) fn are_there(root: &Root, devices: &[DeviceId]) -> Result<(), NotTrie
                 });
                 format!(
                     "device {id} has {driver}, and gfxplane does not take it from the host: type virsh nodedev-detach {}",
-                    crate::publish::device::name_of(*id, None)
+                    crate::publish::node_device::name_of(*id, None)
                 )
             } else {
                 format!("device {id} is not on this host")

@@ -1,6 +1,7 @@
 //! The connection to libvirt: the calls that commands make.
 
 mod context;
+pub(crate) mod definition_versions;
 #[cfg(feature = "libvirt")]
 mod events;
 pub(crate) mod idle;
@@ -9,7 +10,6 @@ mod library;
 pub(crate) mod logs;
 pub(crate) mod surroundings;
 pub mod trial;
-pub(crate) mod versions;
 
 pub use context::{Context, Failure};
 pub(crate) use context::{SYSTEM, columns, say};
@@ -110,7 +110,7 @@ pub enum Replaced {
     Done {
         /// The time from our last look at the old definition until the new one was in place.
         /// libvirt has no compare-and-swap, so a definition that somebody else made within this
-        /// time was overwritten as well ([`versions`]).
+        /// time was overwritten as well ([`definition_versions`]).
         window: Duration,
     },
     /// The definition is no longer the one that was read, and was left alone.

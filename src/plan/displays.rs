@@ -3,7 +3,7 @@
 use crate::device::facts::Display;
 use crate::device::id::DeviceId;
 use crate::domain::policy::{Displays, Unknown};
-use crate::plan::frontends;
+use crate::plan::arrangements;
 use crate::plan::planner::{Planner, display_words, how_known};
 use crate::plan::{Fix, Level, Topic};
 use crate::predict::screens::{Found, Screens};
@@ -196,7 +196,7 @@ impl Planner<'_, '_, '_> {
         }
         let mut wanted = self.wanted();
         wanted.push(id);
-        match frontends::best(&with, self.abilities, &wanted, true) {
+        match arrangements::best(&with, self.abilities, &wanted, true) {
             Some(arrangement) if arrangement.is_allowed(&self.policy.consent) => {
                 let reason =
                     format!("{id} has a display ({words}), and the policy \"full\" asks for it");

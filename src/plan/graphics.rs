@@ -4,7 +4,7 @@ use crate::device::facts::{Display, Reason};
 use crate::device::id::DeviceId;
 use crate::domain::GraphicsType;
 use crate::domain::policy::{Consent, Displays, EmulatedVideo};
-use crate::plan::frontends::{self, Arrangement};
+use crate::plan::arrangements::{self, Arrangement};
 use crate::plan::planner::{Planner, how_known};
 use crate::plan::remarks::fix_of;
 use crate::plan::{Action, Fix, Level, Topic, words};
@@ -37,8 +37,8 @@ impl Planner<'_, '_, '_> {
         without.video_said = true;
         let wanted = self.wanted();
         let consent = &self.policy.consent;
-        let helps = frontends::is_good(&predict(&without, self.abilities), &wanted)
-            || frontends::best(&without, self.abilities, &wanted, true)
+        let helps = arrangements::is_good(&predict(&without, self.abilities), &wanted)
+            || arrangements::best(&without, self.abilities, &wanted, true)
                 .is_some_and(|arrangement| arrangement.is_allowed(consent));
         if !helps {
             let text = "the policy asks for the vGPU to be the only screen; without the emulated card the domain would not start, or no graphics would show that screen";
@@ -63,7 +63,7 @@ impl Planner<'_, '_, '_> {
         }
         let now = predict(&self.screens, self.abilities);
         // A domain that starts and shows everything without danger stays as it is.
-        if frontends::is_good(&now, &wanted) {
+        if arrangements::is_good(&now, &wanted) {
             return;
         }
         // The graphics are not changed for a device whose display is unknown.
@@ -71,7 +71,7 @@ impl Planner<'_, '_, '_> {
             self.refused(&now, None);
             return;
         }
-        let best = |may_add| frontends::best(&self.screens, self.abilities, &wanted, may_add);
+        let best = |may_add| arrangements::best(&self.screens, self.abilities, &wanted, may_add);
         // A domain that starts gets more graphics only if the policy or a consent asks for them.
         let may_add = !now.starts()
             || self.policy.display == Displays::Full

@@ -3,21 +3,21 @@
 //!
 //! A plan is a pure function of the domain, its devices, the abilities of the host's QEMU and
 //! libvirt, and the policy. [`crate::predict`] decides whether a change helps. Of all ways to
-//! rearrange the domain's graphics, [`frontends`] picks the one that certainly starts, shows every
+//! rearrange the domain's graphics, [`arrangements`] picks the one that certainly starts, shows every
 //! wanted screen, and costs the user least.
 
+pub mod arrangements;
 pub mod commands;
+mod dash_set;
 mod displays;
 pub mod edits;
 pub mod fixup;
-pub mod frontends;
 mod graphics;
 mod managed;
 pub mod managers;
 mod options;
 mod planner;
 mod remarks;
-mod settings;
 pub mod trial;
 pub mod undo;
 

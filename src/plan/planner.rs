@@ -1,5 +1,5 @@
 //! Makes a plan step by step, in a fixed order, and holds what the steps share. The steps are in
-//! modules that are named for their subject: [`super::settings`], [`super::displays`],
+//! modules that are named for their subject: [`super::dash_set`], [`super::displays`],
 //! [`super::graphics`], [`super::options`], [`super::remarks`].
 
 use std::collections::{HashMap, HashSet};

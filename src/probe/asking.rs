@@ -13,8 +13,8 @@ use crate::host::sysfs::{self, Device, Host};
 use crate::host::{Root, Warning};
 use crate::predict::screens::Here;
 use crate::probe::{Answer, Asked, Manner, Prober, ask, may_open};
-use crate::publish::device::name_of;
 use crate::publish::inventory::{Sources, rule_for};
+use crate::publish::node_device::name_of;
 
 /// The options of a probe.
 #[derive(Debug, Clone, Copy)]

@@ -19,7 +19,7 @@ use crate::host::Root;
 use crate::host::requests::start_under_way;
 use crate::host::run::Lock;
 use crate::probe::kvm::Vm;
-use crate::probe::{Answer, Failure, Manner, Tell, cdev, device, errno_of, failed, group, rights};
+use crate::probe::{Answer, Failure, Manner, Tell, cdev, errno_of, failed, group, queries, rights};
 
 /// The ways to open a device, in order. The child uses the first that the kernel offers for it.
 ///
@@ -126,7 +126,7 @@ fn open_and_ask(
         }
         opened => opened?,
     };
-    let facts = device::ask(&device, tell)?;
+    let facts = queries::ask(&device, tell)?;
     Ok(Facts {
         kvm: vm.is_some(),
         ..facts

@@ -13,12 +13,12 @@
 pub mod asking;
 mod cdev;
 pub mod child;
-pub mod device;
 mod fork;
 mod group;
 pub mod instance;
 mod ioctl;
 mod kvm;
+pub mod queries;
 mod rights;
 
 use std::fs::File;

@@ -147,7 +147,7 @@ mod tests {
     use nix::unistd::{getppid, pipe};
 
     use crate::device::evidence::Step;
-    use crate::probe::device;
+    use crate::probe::queries;
 
     /// Runs `inside` in a process of its own, which runs this test again, because rights that are
     /// given up never come back.
@@ -236,7 +236,7 @@ mod tests {
             are_possible();
             let null = File::open("/dev/null").unwrap();
             let mut steps = Vec::new();
-            let failure = device::ask(&null, &mut |step| steps.push(step));
+            let failure = queries::ask(&null, &mut |step| steps.push(step));
             assert_eq!(failure.unwrap_err().errno, Errno::ENOTTY);
             assert_eq!(steps, [Step::Info]);
             are_refused(all(), Errno::EPERM);

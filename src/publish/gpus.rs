@@ -5,7 +5,7 @@ use serde::Serialize;
 use crate::device::id::{DeviceId, PciAddress};
 use crate::domain::shell::quoted;
 use crate::host::sysfs::{Function, Gpu, Host, Parent, Pci};
-use crate::publish::device::name_of;
+use crate::publish::node_device::name_of;
 
 /// The reason why a graphics card offers no vGPU.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]

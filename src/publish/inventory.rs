@@ -248,7 +248,7 @@ pub fn active(sources: &Sources, device: &Device) -> DeviceEntry {
     DeviceEntry {
         id: device.id,
         bus: device.id.bus(),
-        nodedev: crate::publish::device::name_of(device.id, device.parent.as_deref()),
+        nodedev: crate::publish::node_device::name_of(device.id, device.parent.as_deref()),
         state: State::Active,
         defined: false,
         parent: device.parent.clone(),
@@ -296,7 +296,7 @@ pub(crate) fn defined(sources: &Sources, definition: &Definition) -> DeviceEntry
     DeviceEntry {
         id,
         bus: "mdev",
-        nodedev: crate::publish::device::name_of(id, Some(&definition.parent)),
+        nodedev: crate::publish::node_device::name_of(id, Some(&definition.parent)),
         state: State::Defined,
         defined: true,
         parent: Some(definition.parent.clone()),

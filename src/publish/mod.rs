@@ -2,18 +2,18 @@
 //!
 //! * [`words`]: names and values, for mdevctl attributes and udev properties.
 //! * [`capability`]: the `vfio_display` capability, beside libvirt's own in node-device XML.
-//! * [`device`]: libvirt's node-device XML, rebuilt from sysfs for hosts without libvirt.
+//! * [`node_device`]: libvirt's node-device XML, rebuilt from sysfs for hosts without libvirt.
 //! * [`gpus`]: why a graphics card offers no vGPU.
 //! * [`overview`]: the host as a tree, from its graphics cards to its guests.
 //! * [`unknown`]: the fixes if the display of a device is not known.
 //! * [`offline`]: the node devices of a host, with the XML and capability of each.
 
 pub mod capability;
-pub mod device;
 pub mod export;
 pub(crate) mod gpus;
 pub mod inventory;
 pub mod mdevctl_call;
+pub mod node_device;
 pub mod offline;
 pub mod overview;
 pub mod ovirt;

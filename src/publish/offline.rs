@@ -8,7 +8,7 @@ use crate::host::sysfs::{Device, Parent};
 use crate::publish::inventory::{
     DeviceEntry, Sources, State, TypeEntry, active, defined, type_entry,
 };
-use crate::publish::{capability, device};
+use crate::publish::{capability, node_device};
 
 /// A node device that concerns gfxplane.
 #[derive(Debug, Clone, Copy)]
@@ -25,10 +25,12 @@ pub enum Node<'a> {
 pub fn nodes(sources: &Sources) -> Vec<(String, Node<'_>)> {
     let host = &sources.host;
     let there: HashSet<DeviceId> = host.devices.iter().map(|device| device.id).collect();
-    let active = host
-        .devices
-        .iter()
-        .map(|d| (device::name_of(d.id, d.parent.as_deref()), Node::Active(d)));
+    let active = host.devices.iter().map(|d| {
+        (
+            node_device::name_of(d.id, d.parent.as_deref()),
+            Node::Active(d),
+        )
+    });
     let defined = sources
         .definitions
         .iter()
@@ -36,7 +38,7 @@ pub fn nodes(sources: &Sources) -> Vec<(String, Node<'_>)> {
         .map(|definition| {
             let id = DeviceId::Mdev(definition.uuid);
             (
-                device::name_of(id, Some(&definition.parent)),
+                node_device::name_of(id, Some(&definition.parent)),
                 Node::Defined(definition),
             )
         });
@@ -44,7 +46,7 @@ pub fn nodes(sources: &Sources) -> Vec<(String, Node<'_>)> {
         .parents
         .iter()
         .filter(|parent| !parent.types.is_empty())
-        .map(|parent| (device::name_of_parent(parent), Node::Parent(parent)));
+        .map(|parent| (node_device::name_of_parent(parent), Node::Parent(parent)));
     let mut nodes: Vec<_> = active.chain(defined).chain(parents).collect();
     nodes.sort_by(|a, b| a.0.cmp(&b.0));
     // A PCI device may be bound to a vfio driver and also offer types. The entry for the device
@@ -81,9 +83,9 @@ impl Node<'_> {
         match self {
             Node::Active(active) => match (active.id, &active.pci) {
                 (DeviceId::Pci(_), Some(pci)) => {
-                    device::pci(pci, &active.path, active.driver.as_deref(), None)
+                    node_device::pci(pci, &active.path, active.driver.as_deref(), None)
                 }
-                _ => device::mdev(&device::Mdev {
+                _ => node_device::mdev(&node_device::Mdev {
                     id: active.id,
                     parent: active.parent.as_deref(),
                     parent_node: &parent_node(sources, active.parent.as_deref()),
@@ -91,7 +93,7 @@ impl Node<'_> {
                     active: Some(active),
                 }),
             },
-            Node::Defined(definition) => device::mdev(&device::Mdev {
+            Node::Defined(definition) => node_device::mdev(&node_device::Mdev {
                 id: DeviceId::Mdev(definition.uuid),
                 parent: Some(&definition.parent),
                 parent_node: &parent_node(sources, Some(&definition.parent)),
@@ -99,13 +101,13 @@ impl Node<'_> {
                 active: None,
             }),
             Node::Parent(parent) => match &parent.pci {
-                Some(pci) => device::pci(
+                Some(pci) => node_device::pci(
                     pci,
                     &parent.path,
                     parent.bound_driver.as_deref(),
                     Some(parent),
                 ),
-                None => device::other_parent(parent),
+                None => node_device::other_parent(parent),
             },
         }
     }
@@ -148,7 +150,7 @@ fn parent_node(sources: &Sources, parent: Option<&str>) -> String {
         .find(|known| Some(known.name.as_str()) == parent);
     match found {
         Some(parent) if parent.pci.is_some() || parent.subsystem.as_deref() == Some("mtty") => {
-            device::name_of_parent(parent)
+            node_device::name_of_parent(parent)
         }
         _ => "computer".into(),
     }

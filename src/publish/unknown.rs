@@ -9,8 +9,8 @@ use crate::device::id::DeviceId;
 use crate::host::{Root, Warning, has_kvm, read_names, sysfs};
 pub(crate) use crate::predict::abilities::LOAD_KVM;
 use crate::predict::screens::Here;
-use crate::publish::device::name_of;
 use crate::publish::inventory::{DeviceEntry, State};
+use crate::publish::node_device::name_of;
 
 /// The command that loads the kernel's vfio.
 pub(crate) const LOAD_VFIO: &str = "sudo modprobe vfio_iommu_type1";

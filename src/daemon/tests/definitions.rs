@@ -171,7 +171,7 @@ fn what_is_undefined_is_not_defined_again() {
 
 #[test]
 fn lines_are_said_once() {
-    let mut watched = domains::Watched::default();
+    let mut watched = memory::Watched::default();
     let (level, about) = (crate::plan::Level::Info, crate::predict::About::Domain);
     let line = crate::plan::Note::new(level, about, "t");
     assert_eq!(watched.news(vec![line.clone()]).len(), 1);

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
 use crate::device::id::DeviceId;
-use crate::publish::device::name_of;
 use crate::publish::inventory::{Inventory, Sources};
+use crate::publish::node_device::name_of;
 
 /// The greatest length of a provider's name that Nova and Placement accept, in characters
 /// (nova/compute/provider_config.py, placement/schemas/resource_provider.py).

@@ -11,7 +11,7 @@ use crate::device::id::DeviceId;
 use crate::domain::Domain;
 use crate::host::state::{MAX_GONE, NotRemembered, State};
 use crate::host::{Root, Warning, read_whole};
-use crate::libvirt::versions::distance;
+use crate::libvirt::definition_versions::distance;
 use crate::plan::{Change, Note};
 use crate::xml::{self, Document};
 
