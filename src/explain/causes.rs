@@ -279,7 +279,7 @@ fn prediction(domain: &Situation, symptom: &str, here: &mut Vec<String>) -> bool
         Outcome::Yes => "its screens don't keep it from starting".to_owned(),
         Outcome::No(refusal) if is_same(&refusal.message) => {
             let by = refusal.by().word();
-            format!("{by} refuses it for this reason: {}", refusal.about)
+            format!("{by} refuses it with this message, about {}", refusal.about)
         }
         Outcome::No(refusal) => {
             let by = refusal.by().word();
