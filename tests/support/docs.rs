@@ -16,6 +16,8 @@ use crate::support::hosts::entries;
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
         Trial::test("docs::links-lead-somewhere", links),
+        Trial::test("docs::have-no-conflict-markers", markers),
+        Trial::test("docs::tests-that-faults-names-exist", named_tests),
         Trial::test("docs::index-has-all", index),
         Trial::test("docs::every-verb-is-in-the-readme", verbs),
         Trial::test("docs::every-dependency-is-explained", dependencies),
@@ -94,6 +96,59 @@ fn links() -> Result<(), Failed> {
         }
     }
     assert!(count > 0, "the documents have no links");
+    none(&problems)
+}
+
+/// Checks that no merge left both of its sides in a document.
+fn markers() -> Result<(), Failed> {
+    let mut problems = Vec::new();
+    for document in documents() {
+        let text = fs::read_to_string(&document)?;
+        let marker = |line: &&str| line.starts_with("<<<<<<< ") || line.starts_with(">>>>>>> ");
+        if let Some(line) = text.lines().find(marker) {
+            problems.push(format!("{}: {line}", document.display()));
+        }
+    }
+    none(&problems)
+}
+
+/// Checks that docs/faults.md names only tests that exist. The last column has the names of
+/// functions, each in the file named before it, or in that of the machine tests after `VM:`.
+fn named_tests() -> Result<(), Failed> {
+    let text = read("docs/faults.md")?;
+    let mut problems = Vec::new();
+    let mut count = 0;
+    for row in text.lines().filter(|line| line.starts_with("| ")).skip(1) {
+        let column = row.rsplit(" | ").next().unwrap_or_default();
+        let mut file = String::new();
+        for (number, part) in column.split('`').enumerate() {
+            if number % 2 == 0 {
+                let words = part.split_whitespace();
+                for word in words.map(|word| word.trim_matches([';', ',', '(', ')'])) {
+                    if word == "VM:" {
+                        file = "tests/vm/automatic.py".into();
+                    } else if word.ends_with(".rs") {
+                        file = word.into();
+                    } else if word.ends_with(".py") {
+                        file = format!("tests/vm/{word}");
+                    }
+                }
+                continue;
+            }
+            count += 1;
+            let name = part
+                .strip_suffix('…')
+                .map_or(format!("{part}("), str::to_owned);
+            let code = read(&file)?;
+            if !["fn ", "def "]
+                .iter()
+                .any(|head| code.contains(&format!("{head}{name}")))
+            {
+                problems.push(format!("docs/faults.md: {file} has no test {part}"));
+            }
+        }
+    }
+    assert!(count > 50, "docs/faults.md names {count} tests");
     none(&problems)
 }
 
