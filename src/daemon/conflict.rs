@@ -22,6 +22,15 @@ fn definition(uuid: Uuid, text: &str) -> Definition {
     }
 }
 
+/// Returns whether undefining the domain was the first of the changes that were `seen`. It then
+/// removed our definition, and a definition that somebody made afterwards is still there.
+fn was_first(seen: &[Version]) -> bool {
+    match seen {
+        [] => true,
+        [first, later @ ..] => *first == Version::Undefined && !later.contains(&Version::Undefined),
+    }
+}
+
 /// The moment at which we replaced a domain's definition.
 #[derive(Clone, Copy)]
 pub(super) struct Moment {
@@ -67,7 +76,9 @@ impl Daemon<'_> {
                 return Ok(None);
             }
             Between::Missed => {
-                self.may_be_lost(moment, "");
+                // libvirt itself has put our graphics into their definition: the rest is there.
+                let what = only_graphics(fixed).map_or("", |_| "graphics");
+                self.may_be_lost(moment, what);
                 before.xml.clone()
             }
         };
@@ -140,7 +151,7 @@ impl Daemon<'_> {
         match undefined {
             // Somebody else has changed the definition since.
             Ok(Replaced::Changed) => return Ok(()),
-            Ok(Replaced::Done { .. }) if seen.len() <= 1 => {
+            Ok(Replaced::Done { .. }) if was_first(&seen) => {
                 let text =
                     "somebody else undefined it at the same moment: gfxplane undefined it again";
                 self.tell(moment.uuid, Priority::Notice, text);

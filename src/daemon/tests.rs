@@ -37,7 +37,8 @@ struct Fake {
     started: Mutex<Vec<String>>,
     /// The definitions that somebody makes right before each of ours.
     meddling: Mutex<Vec<String>>,
-    /// The acts of somebody right after each comparison, which does not see them.
+    /// The acts of somebody right after each comparison before a definition, which does not see
+    /// them, and right after the domain was undefined. The last one comes first.
     conflicts: Mutex<Vec<Meanwhile>>,
     /// The directory where the definitions are kept, too.
     files: Mutex<PathBuf>,
@@ -203,6 +204,7 @@ impl Libvirt for Arc<Fake> {
             return Ok(Replaced::Changed);
         }
         self.remove(&definition.uuid);
+        self.meanwhile(&definition.uuid);
         Ok(Replaced::Done {
             window: Duration::ZERO,
         })

@@ -54,12 +54,31 @@ fn a_definition_that_nobody_could_read_is_told_as_an_error() {
     // Their change is lost and can't be undone; ours can.
     let expected = [What::Conflict, What::Fixed];
     at_the_same_moment(&off, conflict, &expected, &["display='on'"], Some(&off));
+    // If only graphics are replaced, nothing else can be lost.
+    let host = Host::new();
+    let theirs = Meanwhile::DefinesUnseen(with_title(&doomed(), "theirs"));
+    host.libvirt.conflicts.lock().unwrap().push(theirs);
+    let mut daemon = host.watched();
+    daemon.meets(&doomed());
+    host.has(&["theirs", "<gl enable='yes'"]);
+    let log = daemon.domains.state.entries(&mut Vec::new());
+    let conflict = log.iter().find(|entry| entry.what == What::Conflict);
+    let reason = conflict.and_then(|entry| entry.reason.as_deref()).unwrap();
+    assert!(
+        reason.contains("their change (graphics) may be lost"),
+        "{reason}"
+    );
 }
 
 #[test]
 fn what_is_undefined_at_the_same_moment_stays_so() {
     let off = domain(REGION, "off", VNC);
     at_the_same_moment(&off, [Meanwhile::Undefines], &[What::Kept], &[], None);
+    // Somebody who defines it as soon as we have undefined it again loses nothing.
+    let theirs = Meanwhile::Defines(with_title(&off, "theirs"));
+    let conflicts = [theirs, Meanwhile::Undefines];
+    let (expected, parts) = ([What::Kept, What::Fixed], ["theirs", "display='on'"]);
+    at_the_same_moment(&off, conflicts, &expected, &parts, None);
 }
 
 #[test]
