@@ -14,7 +14,7 @@ const RUNNING: &str = "run/libvirt/qemu";
 /// The ending of a domain's file.
 const ENDING: &str = ".xml";
 
-/// The largest definition that is read, in bytes: the limit of libvirt's own protocol for a text
+/// The largest definition that is read, in bytes: libvirt's protocol has no longer string
 /// (src/remote/remote_protocol.x, `REMOTE_STRING_MAX`).
 const LARGEST: usize = 4 << 20;
 

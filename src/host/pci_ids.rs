@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::host::{Root, read_whole};
 
-/// The paths of the data file in distributions (Debian, Fedora, Arch and Alpine, SUSE).
+/// The paths of the data file: Debian's, Fedora's, that of Arch and Alpine, and SUSE's.
 const PLACES: [&str; 4] = [
     "usr/share/misc/pci.ids",
     "usr/share/hwdata/pci.ids",
