@@ -24,10 +24,10 @@ const STATIC: &str = "99-gfxplane";
 /// (packaging/gfxplane.service, packaging/gfxplane.tmpfiles).
 pub(crate) const OF_DAEMON: &str = "99-gfxplane-watch";
 
-/// The target of both links.
+/// The program to which our links lead.
 const HELPER: &str = "/usr/bin/gfxplane-helper";
 
-/// A file that only a libvirt with our patches has: it reports displays itself (upstream/libvirt).
+/// A file of a libvirt that has our patches, and so reports displays itself (upstream/libvirt).
 pub(crate) const SCHEMA_OF_LIBVIRT: &str = "usr/share/libvirt/schemas/vfio-display.rng";
 
 /// Returns whether libvirt reports displays itself, so that our attributes would only repeat them.

@@ -156,8 +156,8 @@ const LONGEST: usize = 500;
 /// The greatest number of changes in an entry.
 const MOST: usize = 32;
 
-/// Describes the first [`MOST`] changes by `said`. If there are more, adds a text with their
-/// number.
+/// Describes the first [`MOST`] changes by `said`. If there are more, adds a text with the number
+/// of the others.
 fn bounded<T>(changes: &[T], said: impl FnMut(&T) -> Said) -> Vec<Said> {
     let mut all: Vec<Said> = changes.iter().take(MOST).map(said).collect();
     if changes.len() > MOST {
@@ -177,8 +177,8 @@ fn device(action: &Action) -> Option<DeviceId> {
     }
 }
 
-/// Formats a time as RFC 3339 does, in UTC: `2026-11-22T15:24:44Z`. `seconds` counts from 1970; a time
-/// after the year 9999 becomes its last second.
+/// Formats a time as RFC 3339 does, in UTC: `2026-11-22T15:24:44Z`. `seconds` counts from 1970; a
+/// time after the year 9999 becomes the last second of that year.
 pub fn rfc3339(seconds: u64) -> String {
     let time = UNIX_EPOCH + Duration::from_secs(seconds.min(253_402_300_799));
     humantime::format_rfc3339_seconds(time).to_string()

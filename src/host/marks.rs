@@ -2,8 +2,8 @@
 //!
 //! A mark is an empty file, named by the device's UUID, in a directory that only root can use
 //! (0700). The mark is made before the device and removed after the device. The process that makes
-//! the device holds a lock on the mark. If nobody holds the lock of a mark, this process was
-//! killed.
+//! the device holds a lock on the mark. If nobody holds the lock of a mark, the process that made
+//! the device was killed.
 
 use std::fs;
 use std::io;

@@ -25,7 +25,8 @@ pub(crate) fn names(root: &Root, devices: &[(u16, u16)]) -> BTreeMap<(u16, u16),
 }
 
 /// Finds the names in the file's text. The text has a line for each vendor and below it, indented
-/// by a tab, a line for each of the vendor's devices. It ends at the table of classes (`C `).
+/// by a tab, a line for each of the vendor's devices. The list of vendors ends at the table of
+/// classes (`C `).
 fn names_in(text: &str, devices: &[(u16, u16)]) -> BTreeMap<(u16, u16), String> {
     let mut found = BTreeMap::new();
     let mut vendor = None;

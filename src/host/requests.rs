@@ -5,7 +5,7 @@
 //! names matter:
 //!
 //! * `requests/UUID`, `requests/UUID.veto`: a request to check this domain. The daemon itself finds
-//!   out what is wrong with the domain. `.veto`: the hook has vetoed its start.
+//!   out what is wrong with the domain. `.veto`: the hook has vetoed the domain's start.
 //! * `starting/ID`: a domain with this device is being started. No prober opens the device for
 //!   [`START_TAKES`], or until libvirt reports that the domain has released the device.
 

@@ -173,8 +173,9 @@ pub fn publish_unasked(root: &Root, id: DeviceId, facts: &Facts, method: Method)
 
 /// Removes everything that is kept about a device that is gone: its records, the answer to mdevctl,
 /// its tree, its lock, and the mark that a domain with this mdev is being started. The record of
-/// its type stays. A PCI device keeps this mark, because it may only have lost its driver: with
-/// `managed='yes'`, libvirt unbinds the driver between calling the hook and starting QEMU.
+/// its type stays. The mark of a PCI device stays, because the device may only have lost its
+/// driver: with `managed='yes'`, libvirt unbinds the driver between calling the hook and starting
+/// QEMU.
 ///
 /// # Errors
 /// Any error of the file system. It is no error if nothing is kept.

@@ -15,8 +15,9 @@ use crate::device::evidence::Method;
 use crate::device::facts::{Display, DisplayInterface, Facts};
 use crate::host::{Warning, read_text};
 
-/// Reads `gfx_plane/{dmabuf,region}`, which have a kernel's values: `Y`, `N`, `1` or `0`. Returns
-/// `None` if neither attribute can be read. If only one of them is missing, it counts as no.
+/// Reads `gfx_plane/{dmabuf,region}`, whose values are `Y`, `N`, `1` or `0`, as in other files of
+/// sysfs. Returns `None` if neither attribute can be read. If only one of them is missing, it
+/// counts as no.
 pub(crate) fn read_gfx_plane(device: &Path, warnings: &mut Vec<Warning>) -> Option<Display> {
     let mut read = |name: &str| {
         let path = device.join("gfx_plane").join(name);

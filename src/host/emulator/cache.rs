@@ -92,7 +92,8 @@ pub(super) fn kept_path(root: &Root, emulator: &Path) -> PathBuf {
     path_in("qemu", root, emulator)
 }
 
-/// Returns the path of an emulator's file in `directory` of the cache, named as for [`kept_path`].
+/// Returns the path of an emulator's file in `directory` of the cache. [`kept_path`] describes its
+/// name.
 pub(super) fn path_in(directory: &str, root: &Root, emulator: &Path) -> PathBuf {
     let mut name = String::new();
     let emulator = emulator.strip_prefix("/").unwrap_or(emulator);

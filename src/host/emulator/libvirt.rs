@@ -161,7 +161,7 @@ pub(crate) struct QemuConf {
     /// The setting `group`, if there is one.
     pub group: Option<String>,
     /// True if each guest has a `/dev` of its own, and libvirt gives the files in it to QEMU's
-    /// user: by default (`namespaces` with `mount`, `dynamic_ownership` on).
+    /// user, as it does by default (`namespaces` with `mount`, `dynamic_ownership` on).
     pub own_dev: bool,
 }
 

@@ -36,7 +36,7 @@ use libvirt::{Installed, installed, installed_path, listens, render_nodes};
 /// returns `None` if there is no libvirt to ask, and an error that says why libvirt gave no answer.
 pub(crate) type AskLibvirt<'a> = dyn Fn(&Path) -> Result<Option<String>, String> + 'a;
 
-/// The places where abilities are looked for.
+/// Where to look for abilities.
 #[derive(Clone, Copy)]
 pub enum Asking<'a> {
     /// Reads only the cache. Abilities that are not in it are unknown.

@@ -112,7 +112,7 @@ pub(in crate::host) fn ourselves() -> Option<u32> {
     Some(geteuid().as_raw())
 }
 
-/// Returns the bytes of a file like [`read_trusted`]. The user `also` can have written it, too.
+/// Like [`read_trusted`], for bytes, and with a user `also` who is trusted like root.
 pub(in crate::host) fn read_trusted_bytes(
     root: &Root,
     path: &Path,
