@@ -348,7 +348,8 @@ mod tests {
 
     #[test]
     fn authority() {
-        // The sources; the display that is believed, its source, and how many say otherwise.
+        // The sources; the display that is believed, its source, and the number of sources that
+        // disagree.
         for (sources, display, method, disagreements) in [
             ("", "not-probed", "", 0),
             ("rule:region", "region", "rule", 0),

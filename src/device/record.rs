@@ -326,10 +326,10 @@ pub(crate) mod tests {
         );
         let hung = record(Display::Unknown(Reason::TimedOut));
         assert!(!in_use.supersedes(&known) && known.supersedes(&in_use));
-        // A deadline that was too short must not cost a measurement either.
         let said = |learned| said_by_qemu(Display::NONE, learned);
         assert!(!said(true).supersedes(&said(false)) && said(false).supersedes(&said(true)));
         assert!(said(true).supersedes(&said(true)) && said(false).supersedes(&said(false)));
+        // A probe with too short a deadline must not cost a measurement, either.
         assert!(in_use.supersedes(&in_use) && !hung.supersedes(&known) && hung.supersedes(&in_use));
     }
 }

@@ -53,8 +53,8 @@ impl Element<'_, '_> {
     }
 
     /// Sets an attribute. An existing attribute keeps its place and its quotes, and also its bytes
-    /// if it has this value already. A new attribute comes last, in quotes like those of the first
-    /// attribute.
+    /// if it has this value already. A new attribute comes last, in the quotes of the element's
+    /// first attribute or, without one, in the document's most frequent quotes.
     pub fn set_attribute(&self, name: &str, value: &str) -> Edit {
         self.edit(Change::Attribute(name.into(), Some(value.into())))
     }
@@ -106,7 +106,7 @@ impl Document<'_> {
             quote: OnceCell::new(),
             splices: Vec::new(),
         };
-        // Elements before this index are removed with one that contained them.
+        // Elements before this index are removed together with an element that contained them.
         let mut gone = 0;
         for edits in edits.chunk_by(|one, other| one.element == other.element) {
             let index = edits[0].element;

@@ -323,7 +323,7 @@ pub fn from_bytes(bytes: Vec<u8>) -> Result<String, XmlError> {
             problem,
         })
     };
-    // The last of the bytes that were read may be half a character.
+    // This comes before the check of UTF-8: the reader may have stopped within a character.
     if bytes.len() > MAX_SIZE {
         return refused(wellformed::too_large());
     }

@@ -212,7 +212,7 @@ mod tests {
     fn patterns_agree_with_the_globs_that_they_stand_for() {
         let patterns =
             "mtty-* a* * x-[12] 0x03???? *_vfio_pci {a,b}-c vfio-pci a\\* i915-GVTg_V[45]_[124]";
-        // One of these is empty.
+        // One of these values is empty.
         let values = " mtty-1 mtty- a ab a* x-1 x-3 0x030000 0x0300000 mlx5_vfio_pci b-c vfio-pci vfio-pci2 i915-GVTg_V5_4 i915-GVTg_V5_8";
         for pattern in patterns.split(' ') {
             let matcher = Glob::new(pattern).unwrap().compile_matcher();
