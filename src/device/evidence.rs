@@ -235,9 +235,9 @@ impl Finding {
 /// Chooses among the statements of several sources about one device.
 ///
 /// The strongest source that decides is believed. A source decides if it knows the display, or if
-/// the device was asked and says yes to everything, or hangs. A device that could not be asked does
-/// not decide; its statement becomes [`Finding::attempt`]. If no source decides, the strongest
-/// source gives the reason why the display is unknown.
+/// the device was asked and says yes to everything, or hangs. A probe that could not ask the device
+/// becomes [`Finding::attempt`]. If no source decides, the strongest gives the reason why the
+/// display is unknown.
 ///
 /// If a driver hangs when we ask but answers a QEMU that was started for our question, the QEMU is
 /// believed. A statement that was learned from a log ([`Evidence::source`]) never overrules a

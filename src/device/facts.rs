@@ -278,8 +278,7 @@ pub struct Facts {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub opregion: Option<OpRegion>,
     /// True if the driver opens the device only for a process that has a KVM VM. A probe sets this
-    /// if the driver refused us without a VM, or if the device opened with the VM that a rule or
-    /// record demanded.
+    /// if the driver refused us without a VM, or opened the device with one.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub kvm: bool,
     /// The driver's answers to vfio's queries; `None` unless the device was probed.

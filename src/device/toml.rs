@@ -40,7 +40,6 @@ pub(crate) enum Step<'s> {
     At(usize),
 }
 
-/// A parsed TOML text.
 #[derive(Debug)]
 pub(crate) struct Toml<'t> {
     text: &'t str,
@@ -66,8 +65,8 @@ impl<'t> Toml<'t> {
         toml::from_str(self.text).map_err(|error| told(self.text, &error))
     }
 
-    /// Makes an error about the value to which the steps of `way` lead, with its place. If the
-    /// value is missing, the place is that of the last value on the way.
+    /// Makes an error at the value to which the steps of `way` lead or, if that is missing, at the
+    /// last value on the way.
     pub(crate) fn mistake(&self, way: &[Step<'_>], message: String) -> BadToml {
         let mut at = self.table.span().start;
         let mut inner: Option<&DeValue<'_>> = None;

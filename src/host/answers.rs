@@ -1,11 +1,11 @@
 //! `/run/gfxplane/answers`: a cache of the answers that our callout gives to mdevctl.
 //!
-//! For each mdev that libvirt finds, it runs mdevctl, which lists all mdevs, so for N mdevs the
-//! callout answers N² times. A cached answer is used as long as none of its sources has changed.
-//! The first line of its file is the state of the sources: the inodes of the driver's link (a
-//! device that is made or bound anew has a new one) and of the parent's directory of render nodes;
-//! and the inodes and times of the record, of the settings, and of the schema of a libvirt that
-//! reports displays itself.
+//! libvirt makes mdevctl list all mdevs for each mdev that it finds, so for N mdevs the callout
+//! answers N² times. A cached answer is used as long as none of its sources has changed. The first
+//! line of its file is the state of the sources: the inodes of the driver's link (a device that is
+//! made or bound anew has a new one) and of the parent's directory of render nodes; and the inodes
+//! and times of the record, of the settings, and of the schema of a libvirt that reports displays
+//! itself.
 //!
 //! The directory is used only if it exists: packaging/gfxplane.tmpfiles makes it, and installing a
 //! package empties it.
@@ -31,8 +31,8 @@ pub struct Place {
 
 impl Place {
     /// Returns the place of an mdev's answer, with the present state of its sources. Call this
-    /// before reading the sources, so that a later change is noticed. Returns `None` if the mdev
-    /// has no driver or no record: no answer is cached then.
+    /// before reading the sources, so that a later change is noticed. Returns `None`, so that
+    /// nothing is cached, if the mdev has no driver or no record.
     pub fn of(root: &Root, id: DeviceId) -> Option<Self> {
         let driver = root.join(format!("sys/bus/mdev/devices/{id}/driver"));
         // sysfs gives no times of changes, only the times when the kernel made its inodes.

@@ -1,7 +1,7 @@
 //! Our links among mdevctl's callouts, in `/etc/mdevctl.d/scripts.d/callouts`. mdevctl runs the
-//! scripts of `/usr/lib/mdevctl/scripts.d` first, then the scripts of this directory, each sorted
-//! by name (mdevctl src/environment.rs, `callout_script_dirs`), and uses the first answer. So it
-//! prefers a vendor's script to ours.
+//! scripts of `/usr/lib/mdevctl/scripts.d`, then the scripts of this directory, each sorted by name
+//! (mdevctl src/environment.rs, `callout_script_dirs`), and uses the first answer. So a vendor's
+//! answer is used before ours.
 //!
 //! A callout makes libvirt take several times as long to start: for each mdev that libvirt finds,
 //! it runs mdevctl, which lists all mdevs and runs every callout for each. So the daemon makes a

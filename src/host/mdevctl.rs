@@ -93,10 +93,9 @@ pub fn without_our_attributes(text: &str) -> serde_json::Result<Option<String>> 
     serde_json::to_string_pretty(&definition).map(Some)
 }
 
-/// Adds attributes to the output of `mdevctl list --dumpjson --defined`. `words_of` takes the sysfs
-/// name of a device's parent and the device's UUID, and returns the names (without our prefix) and
-/// the values of the device's attributes. A definition that already has attributes of ours stays as
-/// it is.
+/// Adds attributes to the output of `mdevctl list --dumpjson --defined`. `words_of` returns a
+/// device's attributes, without our prefix, for the parent's sysfs name and the device's UUID. A
+/// definition that already has attributes of ours stays as it is.
 ///
 /// Returns `None` if there is nothing to add, or if the output is not exactly in mdevctl's form
 /// (1.2 writes a newline at the end, 1.4 does not).
@@ -135,16 +134,14 @@ pub fn with_attributes(
     added.then(|| text(&list))?
 }
 
-/// Returns whether an attribute of a definition is ours.
 fn is_ours(attr: &Value) -> bool {
     attr.as_object()
         .is_some_and(|attr| !attr.is_empty() && attr.keys().all(|key| key.starts_with(PREFIX)))
 }
 
-/// Makes a libvirt that takes attributes only from definitions read a device's definition again.
-/// This libvirt watches `/etc/mdevctl.d`, so it notices that the directory of the device's parent
-/// gets a new modification time. Returns `Ok(false)`, and does nothing, if [`WRAPPER`] is not
-/// installed or mdevctl has no definition of the device.
+/// Makes a libvirt that takes attributes only from definitions read a device's definition again:
+/// gives the parent's directory in `/etc/mdevctl.d`, which this libvirt watches, a new time.
+/// Returns `Ok(false)` if [`WRAPPER`] is not installed or mdevctl has no definition of the device.
 ///
 /// # Errors
 /// Any error of the file system.
@@ -158,15 +155,13 @@ pub fn have_read_again(root: &Root, parent: &str, uuid: Uuid) -> io::Result<bool
     Ok(true)
 }
 
-/// Removes our attributes from a definition on disk. Writes a temporary file beside the definition
-/// and renames it; writes in place if the definition has hard links, which would still lead to the
-/// old text after a rename. Returns `Ok(false)` if there is no definition, or none of our
-/// attributes.
+/// Removes our attributes from a definition on disk. Renames a temporary file to it or, if the
+/// definition has hard links, writes in place. Returns `Ok(false)` if there is no definition, or
+/// none of our attributes.
 ///
 /// Without this, mdevctl would write each stored attribute to sysfs at the device's next start, and
 /// fail. The temporary file is in the parent's directory, where mdevctl ignores names that are no
-/// UUID. In `/etc/mdevctl.d` itself, a file that disappears during `mdevctl list` would make it
-/// fail.
+/// UUID. In `/etc/mdevctl.d` itself, a file that disappears makes a running `mdevctl list` fail.
 ///
 /// # Errors
 /// Any error of the file system; the definition is not JSON, or larger than 64 KiB; `parent` is no

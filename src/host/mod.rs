@@ -143,9 +143,8 @@ thread_local! {
     static SEEN: RefCell<Option<BTreeMap<PathBuf, Last>>> = const { RefCell::new(None) };
 }
 
-/// Runs `read`. Returns its value, and the paths at which `read` looked in this thread through the
-/// functions of this module, whether or not the paths exist. A recording of a host copies these
-/// paths and nothing else.
+/// Runs `read`. Returns its value, and the paths at which it looked in this thread through this
+/// module, whether or not they exist. A recording of a host copies these paths and nothing else.
 pub fn watched<T>(read: impl FnOnce() -> T) -> (T, BTreeMap<PathBuf, Last>) {
     let before = SEEN.replace(Some(BTreeMap::new()));
     let value = read();
@@ -157,8 +156,8 @@ fn saw(path: &Path, last: Last) {
     saw_in(path, None, last);
 }
 
-/// Notes for [`watched`] that this thread looked at the file `name` in a directory or, without a
-/// name, at the directory itself.
+/// Notes for [`watched`] that this thread looked at `name` in a directory or, without a name, at
+/// the directory.
 fn saw_in(directory: &Path, name: Option<&OsStr>, last: Last) {
     SEEN.with_borrow_mut(|seen| {
         if let Some(seen) = seen {

@@ -1,5 +1,5 @@
-//! Reads the logs of domains, which libvirt and QEMU write, and finds out whether a start in a log
-//! used the device that exists now.
+//! Reads QEMU's logs of domains, and finds out whether a start in a log used the device that exists
+//! now.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};

@@ -102,8 +102,8 @@ pub fn leave(root: &Root, request: &Request) -> io::Result<()> {
 /// somebody may have started and ended the domain since.
 const VETO_HOLDS: Duration = Duration::from_secs(600);
 
-/// Returns all requests, the vetoes first, and at most one for each domain: a veto replaces the
-/// domain's ordinary request. Empty if there are none or, with a warning, if they can't be read.
+/// Returns at most one request for each domain, the vetoes first: a veto replaces the domain's
+/// ordinary request. Empty, with a warning, if they can't be read.
 ///
 /// The requests are removed, except for vetoes, which stay until [`forget_veto`] removes them or
 /// they are too old. Files with other names are removed with a warning. Links are not followed.
@@ -183,8 +183,7 @@ pub fn mark_start(root: &Root, id: DeviceId) -> io::Result<()> {
     touch(&directory.join(id.to_string()))?.set_modified(SystemTime::now())
 }
 
-/// Removes the mark that a domain with this device is being started, because the start is over or
-/// the domain has ended.
+/// Removes the mark of [`mark_start`], because the start is over or the domain has ended.
 ///
 /// # Errors
 /// Any error of the file system. It is no error if there is no mark.

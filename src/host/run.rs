@@ -41,7 +41,7 @@ pub enum Written {
     Changed,
     /// The new record has the same facts as the earlier one.
     Same,
-    /// The earlier record was kept, because the new one does not supersede it
+    /// The new record was dropped, because it does not supersede the earlier one
     /// ([`Record::supersedes`]).
     Kept,
 }
@@ -63,8 +63,8 @@ pub(crate) fn qemu_directory(root: &Root) -> io::Result<PathBuf> {
     directory(root, "qemu", 0o755)
 }
 
-/// Returns the record of a device. Returns `None` if there is none or, with a warning, if it can't
-/// be trusted. The caller must check whether it is still valid ([`Record::circumstances`]).
+/// Returns the record of a device; `None` if there is none or, with a warning, if it can't be
+/// trusted. The caller must check whether it is still valid ([`Record::circumstances`]).
 pub fn read_record(root: &Root, id: DeviceId, warnings: &mut Vec<Warning>) -> Option<Record> {
     read_of(root, id, record_path(root, id), warnings).filter(|record| record.qemu.is_none())
 }
@@ -89,8 +89,8 @@ fn read_of(
     None
 }
 
-/// Returns the record of a type, which comes from a device of this type that was probed in this
-/// boot. Returns `None` like [`read_record`].
+/// Returns the record of a type, from a device that was probed in this boot; `None` like
+/// [`read_record`].
 pub fn read_type(root: &Root, type_id: &str, warnings: &mut Vec<Warning>) -> Option<Record> {
     let path = type_path(root, type_id)?;
     let record = read(root, &path, warnings)?;
@@ -248,8 +248,8 @@ fn publish(
     swapped.and(removed)
 }
 
-/// Writes a directory of the tree at `new` and exchanges it with `target`. If `target` existed, its
-/// old content is then at `new`.
+/// Writes a directory of the tree at `new` and exchanges it with `target`, or moves it there if
+/// there is none.
 fn swap_in(new: &Path, target: &Path, facts: &Facts, method: Method) -> io::Result<()> {
     fs::create_dir(new)?;
     fs::set_permissions(new, Permissions::from_mode(0o755))?;

@@ -37,8 +37,8 @@ pub(crate) const MAX_ROUNDS: usize = 32;
 /// The largest size of a domain's file, in bytes. Above it, older changes are dropped.
 const MAX_DOMAIN: usize = 1024 * 1024;
 
-/// The greatest number of domains that are in the store but no longer exist. They may be defined
-/// again, and the daemon must then leave them alone.
+/// The greatest number of domains in the store that no longer exist. The daemon must leave them
+/// alone if they are defined again.
 pub(crate) const MAX_GONE: usize = 1000;
 
 /// The size in bytes at which the log is renamed and a new log begins.
@@ -100,12 +100,10 @@ pub enum NotRemembered {
     },
 }
 
-/// A change that gfxplane has made to a definition.
+/// A change that gfxplane has made to a domain's definition.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Made<'m> {
-    /// The domain's UUID.
     pub uuid: Uuid,
-    /// The domain's name.
     pub name: &'m str,
     /// The definition before the change, as libvirt printed it.
     pub before: &'m str,
@@ -146,9 +144,8 @@ impl State {
         logged
     }
 
-    /// Stores a change of a domain, so that it can be undone. Drops the oldest changes if there are
-    /// more than [`MAX_ROUNDS`], or if the domain's file would be too large. Does nothing if
-    /// `changes` is empty.
+    /// Stores a change of a domain, to be undone. Drops the oldest changes if there are more than
+    /// [`MAX_ROUNDS`] or the file is too large. Does nothing if `changes` is empty.
     ///
     /// # Errors
     /// [`NotRemembered::Io`]; the earlier changes stay.
@@ -369,8 +366,8 @@ impl State {
         entries
     }
 
-    /// Returns the domains that existed before the package was installed. Returns `None` if nobody
-    /// has made the list yet or, with a warning, if it can't be trusted.
+    /// Returns the domains that existed before the package was installed; `None` if there is no
+    /// list yet or, with a warning, if it can't be trusted.
     pub(crate) fn older(&self, warnings: &mut Vec<Warning>) -> Option<BTreeSet<Uuid>> {
         let path = self.base().join(OLDER);
         let older = run::read_own_json(&self.root, &path, MAX_READ);
@@ -462,7 +459,7 @@ impl State {
     }
 }
 
-/// Returns a function that turns an error of the file system into [`NotRemembered::Io`] for `path`.
+/// Returns a function that makes a [`NotRemembered::Io`] for `path`.
 fn at(path: &Path) -> impl Fn(io::Error) -> NotRemembered {
     move |error| NotRemembered::Io {
         path: path.to_owned(),

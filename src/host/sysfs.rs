@@ -424,9 +424,9 @@ impl<'a> Reader<'a> {
     }
 
     /// Returns the path of a GPU's render node: for a PCI device udev's link in `/dev/dri/by-path`
-    /// (60-drm.rules), because the number in `renderD128` depends on the order in which drivers are
-    /// loaded. A virtio GPU has its node one directory below. Some versions of udev make no link
-    /// for it; the path then has the number.
+    /// (60-drm.rules), because the number in `renderD128` depends on the order in which drivers
+    /// load. A virtio GPU has its node one directory below. Some versions of udev make no link for
+    /// it; the path then has the number.
     fn render_node(&mut self, gpu: &Path) -> Option<String> {
         let is_render = |name: &str| name.starts_with("renderD");
         let render = |directory: &Path, warnings: &mut Vec<Warning>| {

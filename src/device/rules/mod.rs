@@ -55,7 +55,6 @@ pub struct Rule {
     pub open: Open,
 }
 
-/// A file of rules.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RulesFile {
@@ -63,7 +62,6 @@ struct RulesFile {
     rule: Vec<RuleText>,
 }
 
-/// A rule as a file spells it.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RuleText {
@@ -210,8 +208,8 @@ impl Rule {
     }
 }
 
-/// The values of a device or an mdev type, with which conditions are compared. A condition on a
-/// value that is `None` is false.
+/// The values of a device or mdev type that conditions are compared with. A condition on `None` is
+/// false.
 #[derive(Debug, Clone, Default)]
 pub struct Subject<'a> {
     /// The bus; `None` only in tests.

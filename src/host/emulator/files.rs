@@ -129,9 +129,9 @@ pub(super) fn open(path: &Path) -> io::Result<File> {
     open_file(path)
 }
 
-/// Returns the existing directories that may hold this QEMU's modules: `lib/qemu` below the
-/// directory into which QEMU was installed, and the names that distributions use instead of
-/// `lib/qemu`. QEMU can't be asked for its `--libdir` and `CONFIG_QEMU_MODDIR`.
+/// Returns the directories that may have this QEMU's modules: `lib/qemu`, or a distribution's name
+/// for it, where QEMU was installed. QEMU can't be asked for its `--libdir` and
+/// `CONFIG_QEMU_MODDIR`.
 pub(super) fn module_directories(root: &Root, emulator: &Path) -> Vec<PathBuf> {
     let named = root.join(emulator);
     let real = named.canonicalize().ok();

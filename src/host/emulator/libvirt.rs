@@ -71,9 +71,8 @@ fn dri(root: &Root) -> Option<BTreeSet<String>> {
     Some(names)
 }
 
-/// Returns the display numbers of the X servers that have a socket. Returns `None` if there is no
-/// directory of sockets. systemd makes it at boot, but a service with a `/tmp` of its own does not
-/// see it.
+/// Returns the display numbers of the X servers that have a socket; `None` without a directory of
+/// sockets. systemd makes it at boot, but a service with a `/tmp` of its own does not see it.
 fn x_servers(root: &Root) -> Option<BTreeSet<u32>> {
     let directory = root.join("tmp/.X11-unix");
     if !directory.is_dir() {
@@ -179,9 +178,8 @@ pub(crate) fn qemu_conf(root: &Root, warnings: &mut Vec<Warning>) -> Option<Qemu
     })
 }
 
-/// Returns whether libvirt finds render nodes in `/dev/dri`. Returns `None` for a recorded host,
-/// and if sysfs has render nodes but `/dev/dri` has none: in a container, libvirt may see more than
-/// we do.
+/// Returns whether libvirt finds render nodes in `/dev/dri`; `None` for a recorded host, and if
+/// only sysfs has render nodes: in a container, libvirt may see more than we do.
 pub(super) fn render_nodes(root: &Root) -> Option<RenderNodes> {
     if root.is_recorded() {
         return None;

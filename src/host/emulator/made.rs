@@ -65,7 +65,6 @@ pub(crate) fn pretend(root: &Root, libvirt: &str, abilities: &Abilities) {
     keep(&kept_path(root, emulator), &kept).unwrap();
 }
 
-/// A host for tests.
 pub(super) struct Host {
     directory: tempfile::TempDir,
     /// The `<domainCapabilities>` that libvirt returns.
@@ -103,7 +102,6 @@ impl Host {
         self.root().put(path.trim_start_matches('/'), text);
     }
 
-    /// Returns how often libvirt was asked.
     pub(super) fn asked(&self) -> usize {
         self.asked.get()
     }

@@ -55,9 +55,8 @@ pub(crate) struct Build<'r> {
 }
 
 impl<'r> Build<'r> {
-    /// Returns the emulator's present build, together with this version of libvirt. Returns `None`
-    /// if the build or the version is unknown: no outcome can be kept then, because it could become
-    /// outdated unnoticed.
+    /// Returns the emulator's present build with this version of libvirt. Returns `None` if one of
+    /// them is unknown, because a kept outcome could then become outdated unnoticed.
     pub(crate) fn of(
         root: &'r Root,
         emulator: &'r Path,

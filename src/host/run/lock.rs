@@ -40,8 +40,7 @@ impl Lock {
     }
 
     /// Takes the daemon's lock, which only one process on a host can have. If another process has
-    /// the lock, returns `Ok(Err(…))` with that process's id, or with an empty text if the process
-    /// could not write its id.
+    /// it, returns `Ok(Err(…))` with the id that this process has written, which may be empty.
     pub(crate) fn of_daemon(root: &Root) -> io::Result<Result<Self, String>> {
         let path = directory(root, "lock", 0o700)?.join("daemon");
         match Self::of_file(&path, Instant::now()) {
@@ -70,10 +69,10 @@ impl Lock {
         Ok(lock.expect("it is made if it isn't there"))
     }
 
-    /// Takes the lock of a file, and waits for it until `limit`, or without a limit for ever. If
-    /// `make` is true, makes a missing file. Otherwise returns `None` for a missing file, and opens
-    /// the file only for reading: flock(2) needs no more, and SELinux's policy for libvirt allows
-    /// the hook no more. Fails with [`io::ErrorKind::TimedOut`] at `limit`.
+    /// Takes the lock of a file, and waits for it; fails with [`io::ErrorKind::TimedOut`] at
+    /// `limit`. If `make` is true, makes a missing file. Otherwise returns `None` for a missing
+    /// file, and opens it only for reading: flock(2) needs no more, and SELinux's policy for
+    /// libvirt allows the hook no more.
     pub(in crate::host) fn wait(
         path: &Path,
         make: bool,
@@ -126,8 +125,8 @@ pub(super) fn one_writer(root: &Root) -> io::Result<Lock> {
     Lock::of_file(&path, Instant::now() + WRITER_PATIENCE)
 }
 
-/// Waits until no process of ours holds the device's lock, at most until `limit`. Returns `true` if
-/// the lock is free or its file does not exist, and `false` if a process still holds the lock.
+/// Waits until no process of ours holds the device's lock, at most until `limit`. Returns `false`
+/// if a process still holds it.
 ///
 /// # Errors
 /// Any error of the file system.
@@ -143,8 +142,8 @@ fn is_free_until(lock: &Path, limit: Instant) -> io::Result<bool> {
     }
 }
 
-/// Waits until no trial uses the device, at most until `limit`. Returns `true` if no trial is left,
-/// and `false` if a trial is still running.
+/// Waits until no trial uses the device, at most until `limit`. Returns `false` if a trial still
+/// does.
 ///
 /// # Errors
 /// The errors of [`wait_until_free`].
@@ -153,8 +152,8 @@ pub fn wait_until_tried(root: &Root, id: DeviceId, limit: Instant) -> io::Result
 }
 
 /// Returns the path of the lock that is held while a trial uses the device. It is not the device's
-/// own lock, because the hook waits for the device's own lock when the trial's QEMU starts. The
-/// process that makes the trial removes the file at the end.
+/// own lock, for which the hook waits when the trial's QEMU starts. The process that makes the
+/// trial removes the file at the end.
 pub fn trying_path(root: &Root, id: DeviceId) -> PathBuf {
     root.join(format!("{BASE}/lock/{id}.verify"))
 }

@@ -84,7 +84,7 @@ pub(in crate::host) fn untrusted(
 }
 
 /// Returns the text of a file that only root can have written; `None` if there is no such file.
-/// Fails if others can have written it, if it has more than `limit` bytes, or if it is not UTF-8.
+/// Fails if others can have written it, it has more than `limit` bytes, or is not UTF-8.
 pub(in crate::host) fn read_trusted(
     root: &Root,
     path: &Path,
@@ -163,8 +163,7 @@ pub(in crate::host) fn open_trusted(
 }
 
 /// Replaces a file as a whole, so that a reader sees the old content or the new content. Everybody
-/// may read it. The new content is first written to a file in `directory`, which must be on the
-/// same file system.
+/// may read it. `directory`, for the unfinished file, must be on the same file system.
 pub(in crate::host) fn replace(directory: &Path, path: &Path, content: &[u8]) -> io::Result<()> {
     let whole = Whole {
         new: directory.join(".new"),
@@ -177,13 +176,12 @@ pub(in crate::host) fn replace(directory: &Path, path: &Path, content: &[u8]) ->
 
 /// How to replace a file as a whole.
 ///
-/// Until the new file is complete, it has the path `new` and is locked. All writers use the same
-/// path, so a killed writer leaves only this file behind, and the next writer overwrites it.
+/// Until the new file is complete, it is locked and has the path `new`, which is the same for all
+/// writers. So the next writer overwrites what a killed writer has left.
 #[derive(Debug)]
 pub(in crate::host) struct Whole {
     /// The path of the new file until it is complete.
     pub(in crate::host) new: PathBuf,
-    /// The permissions of the file.
     pub(in crate::host) permissions: Permissions,
     /// The file's user and group; `None` for the writer's own.
     pub(in crate::host) owner: Option<(u32, u32)>,

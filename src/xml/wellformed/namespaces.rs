@@ -13,7 +13,6 @@ pub(in crate::xml) fn split(name: &str) -> Option<(&str, &str)> {
     (!prefix.is_empty() && local.starts_with(starts)).then_some((prefix, local))
 }
 
-/// The namespace of the prefix `xml`.
 pub(in crate::xml) const XML_NAMESPACE: &str = "http://www.w3.org/XML/1998/namespace";
 
 /// The namespaces that are declared where the document is being read. quick-xml's own resolver
