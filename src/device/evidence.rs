@@ -1,4 +1,4 @@
-//! Holds the evidence for a fact, and chooses between sources that differ.
+//! The evidence for facts, and the choice between sources that contradict each other.
 
 use std::str::FromStr;
 
@@ -8,10 +8,10 @@ use crate::device::facts::{Display, DisplayInterface, Facts, Reason};
 use crate::device::id::{display_as_serde, from_word};
 use crate::device::version::Version;
 
-/// A source of facts. The order is the order of authority, the strongest first.
+/// The kind of evidence for facts, the strongest first.
 ///
-/// `Kernel` and `Probe` are measurements of this device. No weaker source ever vetoes a start or
-/// switches a display on by itself.
+/// Only `Kernel` and `Probe` are measurements. Weaker evidence is never a reason for a veto, and
+/// switches a display on only with the policy `trust_rules`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Method {
@@ -19,8 +19,7 @@ pub enum Method {
     Kernel,
     /// The answer of the device itself, given now or in a record that is still valid.
     Probe,
-    /// The statement of a QEMU that opened this very device. It tells only which interface QEMU
-    /// uses.
+    /// A QEMU that opened this very device. It shows only which interface QEMU uses.
     Qemu,
     /// The answer of another device of the same type, with the same driver and kernel.
     Sibling,
@@ -56,8 +55,8 @@ impl FromStr for OpenPath {
 
 /// A step of a probe. The variants have the order of the steps.
 ///
-/// If a driver turns out to need a VM only after its first open, then [`Step::Kvm`] and the three
-/// steps after it follow that open.
+/// If a driver first refuses to open the device without a VM, [`Step::Kvm`] and the three steps
+/// after it follow the refused step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Step {
@@ -89,9 +88,9 @@ pub enum Step {
     KvmDevice,
     /// `KVM_DEV_VFIO_FILE_ADD`: associating the group, or the device by its node, with the VM.
     KvmFile,
-    /// `VFIO_GROUP_GET_DEVICE_FD`, in which the driver opens the device.
+    /// `VFIO_GROUP_GET_DEVICE_FD`, which makes the driver open the device.
     Open,
-    /// `VFIO_DEVICE_BIND_IOMMUFD`, in which the driver opens the device (EBUSY, EINVAL: in use).
+    /// `VFIO_DEVICE_BIND_IOMMUFD`, which makes the driver open the device (EBUSY, EINVAL: in use).
     Bind,
     /// `VFIO_DEVICE_GET_INFO`.
     Info,
@@ -157,8 +156,8 @@ pub struct Evidence {
     /// For a rule: its name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rule: Option<String>,
-    /// For a rule: its basis. For a QEMU that was not started for our question: the place where its
-    /// answer was found.
+    /// For a rule: its `source`. For QEMU: the log from which its answer was learned; `None` if
+    /// QEMU was started for our question.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<String>,
     /// For a probe without a result: the step that failed.
@@ -216,7 +215,8 @@ pub struct Finding {
 }
 
 impl Finding {
-    /// Returns the source of the facts if it is no measurement of the device.
+    /// Returns the kind of evidence if it is no measurement; `None` for a measurement or no
+    /// evidence.
     pub(crate) fn believed(&self) -> Option<Method> {
         let method = self.evidence.as_ref()?.method;
         (!method.is_measured()).then_some(method)
@@ -234,18 +234,17 @@ impl Finding {
 
 /// Chooses among the statements of several sources about one device.
 ///
-/// The strongest source that knows the display is believed. A device that was asked and says yes to
-/// everything, or hangs, counts as a source that knows. A device that could not be asked does not
-/// count; the attempt is kept as [`Finding::attempt`]. If no source knows the display, the
-/// strongest source's reason is given.
+/// The strongest source that decides is believed. A source decides if it knows the display, or if
+/// the device was asked and says yes to everything, or hangs. A probe that could not ask the device
+/// becomes [`Finding::attempt`]. If no source decides, the strongest gives the reason why the
+/// display is unknown.
 ///
-/// If a driver hangs when we ask but answers a QEMU that was started for the question, the QEMU is
-/// believed. A statement that was learned from a log ([`Evidence::source`]) comes after every
-/// probe, because a guest may have written it.
+/// If a driver hangs when we ask but answers a QEMU that was started for our question, the QEMU is
+/// believed. A statement that was learned from a log ([`Evidence::source`]) never overrules a
+/// probe, not even one that hangs, because a guest may have written the log.
 ///
-/// A kernel attribute and QEMU say nothing about EDID and OpRegion. These come from the strongest
-/// other source that agrees on the display. `nothing` is the reason to give if there are no
-/// sources.
+/// A kernel attribute and QEMU show only the display. The other facts come from the strongest
+/// weaker source that agrees on the display. `nothing` is the reason if there are no sources.
 pub fn resolve(mut sources: Vec<(Facts, Evidence)>, nothing: Reason) -> Finding {
     sources.sort_by_key(|(_, evidence)| evidence.method);
     let qemu_answers = sources.iter().any(|(facts, evidence)| {
@@ -305,8 +304,8 @@ pub fn resolve(mut sources: Vec<(Facts, Evidence)>, nothing: Reason) -> Finding 
     }
 }
 
-/// Returns whether both statements can be right. A statement of QEMU tells only which interface
-/// QEMU uses.
+/// Returns whether both statements can be right. QEMU's statement is only the interface that it
+/// uses.
 fn agree(one: (&Display, &Evidence), other: (&Display, &Evidence)) -> bool {
     // QEMU uses dmabuf if a driver says yes to everything.
     let taken = |display: &Display| match display {
@@ -349,7 +348,8 @@ mod tests {
 
     #[test]
     fn authority() {
-        // The sources; the display that is believed, its source, and how many say otherwise.
+        // The sources; the display that is believed, its source, and the number of sources that
+        // disagree.
         for (sources, display, method, disagreements) in [
             ("", "not-probed", "", 0),
             ("rule:region", "region", "rule", 0),

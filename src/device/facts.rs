@@ -1,4 +1,4 @@
-//! The facts of a device as plain data, in the words of vfio.h: its abilities and its needs.
+//! The facts about a device as plain data, with the names of vfio.h where it has them.
 
 use serde::{Deserialize, Serialize};
 
@@ -26,10 +26,10 @@ pub enum DisplayInterface {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Reason {
-    /// Another program has the device open (EBUSY): a fact, not a failure.
+    /// Another program has the device open (EBUSY), which is no error.
     InUse,
-    /// The driver opens only for a process with a KVM VM (ESRCH from kvmgt), and either none could
-    /// be made or the driver did not accept it.
+    /// The driver opens the device only for a process with a KVM VM (ESRCH from kvmgt), and either
+    /// we could make no VM or the driver did not accept ours.
     NeedsVm,
     /// The driver did not answer before the deadline.
     TimedOut,
@@ -41,12 +41,12 @@ pub enum Reason {
     Untrusted,
     /// The device was not asked yet, and no rule knows it.
     NotProbed,
-    /// The kernel has no vfio interface that we can open, or lacks the one that the caller chose.
+    /// The kernel has no vfio interface that we can open, or not the chosen one (group or cdev).
     NoVfio,
     /// Other devices of the IOMMU group are bound to host drivers.
     NotViable,
     /// The driver refused to open the device, or the device could not be asked at all. The evidence
-    /// holds the step and the errno.
+    /// has the step and the errno.
     OpenFailed,
     /// `/run/gfxplane` exists, but others may write to it, so that no lock can be taken.
     UnsafeState,
@@ -268,20 +268,20 @@ pub struct OpRegion {
 /// All known facts about a device, from any source.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Facts {
-    /// The display and its interfaces.
+    /// The device's display, or the reason why it is unknown.
     #[serde(flatten)]
     pub display: Display,
-    /// The EDID region and its maximum size.
+    /// The greatest size in the EDID region; `None` if the device has no such region.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub edid: Option<Edid>,
     /// The OpRegion, if the device has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub opregion: Option<OpRegion>,
-    /// True if the driver opens the device only for a process that has a KVM VM. Either the driver
-    /// said so, or a rule did and the device then opened with a VM.
+    /// True if the driver opens the device only for a process that has a KVM VM. A probe sets this
+    /// if the driver refused us without a VM, or opened the device with one.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub kvm: bool,
-    /// The answers of the vfio device itself; rules and kernel attributes have none.
+    /// The driver's answers to vfio's queries; `None` unless the device was probed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub device: Option<DeviceInfo>,
 }

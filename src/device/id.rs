@@ -48,7 +48,7 @@ pub struct NotADevice {
 }
 
 impl DeviceId {
-    /// Returns the bus, as sysfs names it.
+    /// Returns the name of the bus in `/sys/bus`: `mdev` or `pci`.
     pub fn bus(&self) -> &'static str {
         match self {
             DeviceId::Mdev(_) => "mdev",
@@ -87,7 +87,7 @@ impl DeviceId {
     }
 }
 
-/// Returns the last name of a path; the whole text if it is no path.
+/// Returns the last component of a path, without slashes at its end.
 pub(crate) fn last_name(text: &str) -> &str {
     let path = text.trim_end_matches('/');
     path.rsplit_once('/').map_or(path, |(_, name)| name)
@@ -169,7 +169,7 @@ macro_rules! display_as_serde {
 }
 pub(crate) use display_as_serde;
 
-/// Returns the value of a type whose serde name is this word; `None` if there is none.
+/// Returns the value of `T` that has this word as its serde name; `None` if there is none.
 pub(crate) fn from_word<'w, T: serde::Deserialize<'w>>(word: &'w str) -> Option<T> {
     let word: StrDeserializer<'_, value::Error> = word.into_deserializer();
     T::deserialize(word).ok()

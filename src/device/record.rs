@@ -1,13 +1,13 @@
-//! The record of a device's display, as the device, or a QEMU that opened it, stated it.
+//! The record of a device's display: the answer of the device, or of a QEMU that opened it.
 //!
 //! A record is JSON with `"format": 1`. Fields that this version does not know are ignored, so that
 //! a newer gfxplane's records can still be used; any other format is refused.
 //!
-//! A statement of QEMU is no measurement. A QEMU without OpenGL shows only which interface it uses,
-//! by its start or by the words of its refusal; the device may offer others. And a statement may be
-//! read from libvirt's log of the domain, which a guest's own process writes. So the records of
-//! such statements are kept in a directory of their own. They are evidence about the one device,
-//! and not about its type.
+//! An answer of QEMU is no measurement. A QEMU without OpenGL shows only which interface it uses,
+//! when it starts or by the message with which it refuses; the device may have other interfaces.
+//! And the answer may come from the domain's log, which a guest's own process writes. So QEMU's
+//! answers have a directory of their own, and are evidence about the one device, not about its
+//! type.
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -47,7 +47,7 @@ pub struct ByQemu {
     /// QEMU's version, if it is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<Version>,
-    /// The domain from whose log the statement was learned. `None` if QEMU was started for our
+    /// The domain from whose log QEMU's answer was learned. `None` if QEMU was started for our
     /// question.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub learned_from: Option<Uuid>,
@@ -63,7 +63,7 @@ pub struct Record {
     /// The circumstances under which the record is valid.
     #[serde(flatten)]
     pub circumstances: Circumstances,
-    /// The facts that the device or QEMU stated.
+    /// The facts in the answer of the device or of QEMU.
     pub facts: Facts,
     /// The interface through which the device was opened; `None` if it was not opened.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -74,24 +74,25 @@ pub struct Record {
     /// The name of the errno with which the step failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub errno: Option<String>,
-    /// The QEMU that made the statement. `None` if the device itself answered a probe.
+    /// The QEMU that answered. `None` if the device itself was probed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub qemu: Option<ByQemu>,
 }
 
-/// The error for a text that is not a record, or not another JSON document of ours.
+/// The error for a text that should be a record, or another JSON document of ours, but is not.
 #[derive(Debug, thiserror::Error)]
 pub enum NotARecord {
     /// The text is not JSON, or not of the document's form.
     #[error("it is damaged: {0}")]
     Damaged(#[from] serde_json::Error),
-    /// A newer version wrote the document.
+    /// The document has another format than [`FORMAT`]: a newer version wrote it.
     #[error("its format is {0}, but this version reads {FORMAT}")]
     Format(u32),
     /// The record is about another device than its file name says.
     #[error("it is about {0}")]
     OtherDevice(DeviceId),
-    /// The record has a statement that no QEMU can make.
+    /// A record of QEMU has several interfaces or an unknown display. A QEMU uses one interface or
+    /// none.
     #[error("a record of QEMU has one display interface or none, not {0}")]
     Display(String),
 }
@@ -135,8 +136,7 @@ impl Record {
     /// Reads a record.
     ///
     /// # Errors
-    /// [`NotARecord`] if the record is damaged, of another format, or has a statement that no QEMU
-    /// can make.
+    /// [`NotARecord`], except for [`NotARecord::OtherDevice`].
     pub fn parse(text: &str) -> Result<Self, NotARecord> {
         let record: Record = from_json(text.as_bytes())?;
         if record.qemu.is_some()
@@ -172,8 +172,8 @@ impl Record {
         text
     }
 
-    /// Returns the evidence that the record is for its own device: a probe, or the QEMU that opened
-    /// the device.
+    /// Returns the evidence about the record's own device: a probe, or the QEMU that opened the
+    /// device.
     pub fn evidence(&self) -> Evidence {
         self.evidence_by(match &self.qemu {
             Some(_) => Method::Qemu,
@@ -181,8 +181,8 @@ impl Record {
         })
     }
 
-    /// Returns the record as evidence of this method: [`Method::Sibling`] for another device of the
-    /// same type.
+    /// Returns the record as evidence of another kind: [`Method::Sibling`] for a device of the same
+    /// type.
     pub(crate) fn evidence_by(&self, method: Method) -> Evidence {
         let qemu = self.qemu.as_ref();
         let learned = qemu.and_then(|qemu| qemu.learned_from);
@@ -210,8 +210,8 @@ impl Record {
     }
 
     /// Returns whether this record should replace `older`, which is still valid. An attempt that
-    /// could not ask the device must not replace an earlier measurement. A statement from a
-    /// domain's log must not replace that of a QEMU that was started for our question.
+    /// could not ask the device must not replace an earlier measurement. An answer from a log must
+    /// not replace that of a QEMU that was started for our question.
     pub(crate) fn supersedes(&self, older: &Record) -> bool {
         match (&self.qemu, &older.qemu) {
             (Some(new), Some(old)) => new.learned_from.is_none() || old.learned_from.is_some(),
@@ -326,10 +326,10 @@ pub(crate) mod tests {
         );
         let hung = record(Display::Unknown(Reason::TimedOut));
         assert!(!in_use.supersedes(&known) && known.supersedes(&in_use));
-        // A deadline that was too short must not cost a measurement either.
         let said = |learned| said_by_qemu(Display::NONE, learned);
         assert!(!said(true).supersedes(&said(false)) && said(false).supersedes(&said(true)));
         assert!(said(true).supersedes(&said(true)) && said(false).supersedes(&said(false)));
+        // A probe with too short a deadline must not cost a measurement, either.
         assert!(in_use.supersedes(&in_use) && !hung.supersedes(&known) && hung.supersedes(&in_use));
     }
 }

@@ -40,7 +40,6 @@ pub(crate) enum Step<'s> {
     At(usize),
 }
 
-/// A parsed TOML text.
 #[derive(Debug)]
 pub(crate) struct Toml<'t> {
     text: &'t str,
@@ -57,7 +56,7 @@ impl<'t> Toml<'t> {
         Ok(Toml { text, table })
     }
 
-    /// Reads the text as a value.
+    /// Converts the text to a `T`.
     ///
     /// # Errors
     /// [`BadToml`] for an unknown key, a key that is missing, and a value that the key does not
@@ -66,8 +65,8 @@ impl<'t> Toml<'t> {
         toml::from_str(self.text).map_err(|error| told(self.text, &error))
     }
 
-    /// Makes the error for the value that `way` leads to or, if it is missing, for the last value
-    /// on the way.
+    /// Makes an error at the value to which the steps of `way` lead or, if that is missing, at the
+    /// last value on the way.
     pub(crate) fn mistake(&self, way: &[Step<'_>], message: String) -> BadToml {
         let mut at = self.table.span().start;
         let mut inner: Option<&DeValue<'_>> = None;
@@ -94,7 +93,7 @@ fn told(text: &str, error: &toml::de::Error) -> BadToml {
     BadToml::new(text, at, plain(&message))
 }
 
-/// serde's names of the values that it found, each with TOML's.
+/// serde's words for the values that it found, each with our words.
 const FOUND: [(&str, &str); 6] = [
     ("string ", ""),
     ("integer ", ""),
@@ -104,7 +103,7 @@ const FOUND: [(&str, &str); 6] = [
     ("map", "a table"),
 ];
 
-/// serde's names of the types that it expected, each with a description in TOML's words.
+/// serde's words for the types that it expected, each with our words.
 const EXPECTED: [(&str, &str); 8] = [
     ("a boolean", "true or false"),
     ("a sequence", "a list in [ ]"),
@@ -116,7 +115,7 @@ const EXPECTED: [(&str, &str); 8] = [
     ("u64", "a whole number, 0 or more"),
 ];
 
-/// Rewords an error message of serde in TOML's words.
+/// Rewords an error message of serde for people who know only TOML.
 fn plain(message: &str) -> String {
     let Some((wrong, expected)) = message.rsplit_once(", expected ") else {
         return match message.strip_prefix("missing field ") {

@@ -6,7 +6,8 @@ use crate::device::id::serde_as_text;
 
 /// The leading numbers of a version: `6.12.107+deb13-amd64` is 6, 12, 107.
 ///
-/// `10.0` comes before `10.0.0`, so a limit is written with as few numbers as it needs.
+/// `10.0` is less than `10.0.0`. So a limit has no zeros at its end: every 10.0.x is at least
+/// `10.0`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Version(Vec<u32>);
 

@@ -1,14 +1,14 @@
-//! `/run/gfxplane/answers`: our answers to mdevctl, word for word.
+//! `/run/gfxplane/answers`: a cache of the answers that our callout gives to mdevctl.
 //!
-//! libvirt has mdevctl list all devices at each mdev that it finds, so for N mdevs the callout
-//! answers N² times. An answer is repeated as long as none of its sources has changed. The first
-//! line of the answer's file names their state: the inodes of the driver's link (a device that is
+//! libvirt makes mdevctl list all mdevs for each mdev that it finds, so for N mdevs the callout
+//! answers N² times. A cached answer is used as long as none of its sources has changed. The first
+//! line of its file is the state of the sources: the inodes of the driver's link (a device that is
 //! made or bound anew has a new one) and of the parent's directory of render nodes; and the inodes
-//! and times of the record, of the settings, and of the schema by which libvirt itself tells
-//! displays.
+//! and times of the record, of the settings, and of the schema of a libvirt that reports displays
+//! itself.
 //!
-//! The directory is used only if it exists: packaging/gfxplane.tmpfiles makes it, and a new package
-//! empties it.
+//! The directory is used only if it exists: packaging/gfxplane.tmpfiles makes it, and installing a
+//! package empties it.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -30,8 +30,9 @@ pub struct Place {
 }
 
 impl Place {
-    /// Looks at the present state of an answer's sources. Call this before reading the sources.
-    /// Returns `None` if the device has no driver or no record, so that there is no answer.
+    /// Returns the place of an mdev's answer, with the present state of its sources. Call this
+    /// before reading the sources, so that a later change is noticed. Returns `None`, so that
+    /// nothing is cached, if the mdev has no driver or no record.
     pub fn of(root: &Root, id: DeviceId) -> Option<Self> {
         let driver = root.join(format!("sys/bus/mdev/devices/{id}/driver"));
         // sysfs gives no times of changes, only the times when the kernel made its inodes.
@@ -56,8 +57,8 @@ impl Place {
         })
     }
 
-    /// Returns the kept answer. Returns `None` if there is none, if a source has changed, or if
-    /// somebody other than root could have written the file.
+    /// Returns the cached answer; `None` if there is none, a source has changed, or somebody other
+    /// than root could have written the file.
     pub fn answer(&self, root: &Root) -> Option<String> {
         let text = run::read_trusted(root, &self.file, MAX_SIZE).ok()??;
         let (made_of, answer) = text.split_once('\n')?;
@@ -65,8 +66,8 @@ impl Place {
     }
 
     /// Keeps an answer. Ignores a failure: the next answer then takes longer. Does nothing if the
-    /// directory of answers does not exist, or if `conf.d` has files: writing to one of them in
-    /// place changes none of the sources.
+    /// directory of answers does not exist, or if `conf.d` has files: a change inside one of these
+    /// files does not show in the state.
     pub fn keep(&self, root: &Root, answer: &str) {
         let files = fs::read_dir(root.join("etc/gfxplane/conf.d"));
         if self.directory.is_dir() && !files.is_ok_and(|mut files| files.next().is_some()) {

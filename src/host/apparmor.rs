@@ -1,5 +1,5 @@
-//! Reads AppArmor's files: what a profile lets a program execute, and whether a guest's profile
-//! lets libvirt start a D-Bus daemon for the guest.
+//! Reads AppArmor's files: which programs a profile may execute, and whether a guest's profile
+//! denies the sockets of X servers, or the D-Bus daemon that libvirt starts for a guest.
 
 use std::path::Path;
 
@@ -19,17 +19,18 @@ const GUESTS: &str = "abstractions/libvirt-qemu";
 /// The program that libvirt starts for a `<graphics type='dbus'>` on a bus.
 const DBUS_DAEMON: &str = "/usr/bin/dbus-daemon";
 
-/// Returns whether AppArmor is switched on.
+/// Returns whether the kernel has AppArmor enabled.
 pub(crate) fn is_enabled(root: &Root) -> bool {
     let enabled = root.join("sys/module/apparmor/parameters/enabled");
     read_text(&enabled, &mut Vec::new()).as_deref() == Some("Y")
 }
 
-/// Returns whether libvirt gives each guest an AppArmor profile; `None` under SELinux.
+/// Returns whether libvirt gives each guest an AppArmor profile; `None` (unknown) under SELinux.
+/// `drivers` is the setting `security_driver` of qemu.conf.
 ///
-/// libvirt does so if AppArmor is switched on and knows the profile of libvirt's daemon (libvirt
-/// src/security/security_apparmor.c, `use_apparmor`), unless qemu.conf names other security
-/// drivers. It does not matter whether the daemon's own profile is enforced.
+/// libvirt does so if AppArmor is enabled and has a profile for libvirt's daemon (libvirt
+/// src/security/security_apparmor.c, `use_apparmor`), unless `drivers` names only others. It does
+/// not matter whether the daemon's own profile is enforced.
 pub(super) fn confines_guests(root: &Root, drivers: Option<&str>) -> Option<bool> {
     if !is_enabled(root) {
         // It is not known what SELinux does.
@@ -50,8 +51,8 @@ pub(super) fn confines_guests(root: &Root, drivers: Option<&str>) -> Option<bool
 }
 
 /// Returns whether AppArmor keeps libvirt from starting a dbus-daemon for a guest; `None` if the
-/// guests' rules can't be read. If guests are `confined`, libvirt runs the dbus-daemon under the
-/// guest's own profile (libvirt src/qemu/qemu_dbus.c, `qemuDBusStart`).
+/// guests' rules can't be read. libvirt runs the dbus-daemon under the guest's profile if guests
+/// are `confined` (libvirt src/qemu/qemu_dbus.c, `qemuDBusStart`).
 pub(super) fn denies_dbus_daemon(root: &Root, confined: bool) -> Option<bool> {
     if !confined {
         return Some(false);
@@ -60,12 +61,12 @@ pub(super) fn denies_dbus_daemon(root: &Root, confined: bool) -> Option<bool> {
     Some(!may_execute(&rules, DBUS_DAEMON))
 }
 
-/// Returns whether AppArmor keeps a guest from the sockets of X servers; `None` if a file that
-/// decides it can't be read.
+/// Returns whether AppArmor keeps a guest from the sockets of X servers; `None` if a file on which
+/// this depends can't be read.
 ///
-/// It does so if three conditions hold. The kernel checks unix sockets. The features for which
-/// policies are compiled include unix sockets (apparmor_parser(8), `policy-features`). The guests'
-/// profile has no rule about them.
+/// AppArmor does so if guests are `confined`, the kernel checks unix sockets, the features for
+/// which policies are compiled include unix sockets (apparmor_parser(8), `policy-features`), and
+/// the guests' profile has no rule that allows X's sockets.
 pub(super) fn denies_x(root: &Root, confined: bool) -> Option<bool> {
     let kernels = "sys/kernel/security/apparmor/features/network_v9/af_unix";
     if !confined || !exists(&root.join(kernels)) {
@@ -90,8 +91,8 @@ pub(super) fn denies_x(root: &Root, confined: bool) -> Option<bool> {
     Some(!allows)
 }
 
-/// Returns the rules of the profile that libvirt gives to a guest, without those for the guest's
-/// own files; `None` if they can't be read.
+/// Returns the rules of the profile that libvirt gives to a guest, without the rules for the
+/// guest's own files; `None` if the rules can't be read.
 fn guests_rules(root: &Root) -> Option<String> {
     let unheard = &mut Vec::new();
     let directory = root.join(PROFILES);

@@ -1,11 +1,12 @@
-//! Our links among mdevctl's callouts, in `/etc/mdevctl.d/scripts.d/callouts`. mdevctl asks the scripts
-//! there after those in `/usr/lib/mdevctl/scripts.d`, sorted by their names (mdevctl src/environment.rs,
-//! `callout_script_dirs`), and uses the first answer, so a vendor's script comes before ours.
+//! Our links among mdevctl's callouts, in `/etc/mdevctl.d/scripts.d/callouts`. mdevctl runs the
+//! scripts of `/usr/lib/mdevctl/scripts.d`, then the scripts of this directory, each sorted by name
+//! (mdevctl src/environment.rs, `callout_script_dirs`), and uses the first answer. So a vendor's
+//! answer is used before ours.
 //!
-//! If a callout exists while libvirt starts, the start takes several times as long: libvirt has
-//! mdevctl list all devices at each mdev that it finds, and mdevctl runs each callout for each of
-//! them. So the daemon makes a link once libvirt has listed its devices, and removes it when
-//! libvirt ends. A host without the daemon may have a permanent link: `callout = "static"`.
+//! A callout makes libvirt take several times as long to start: for each mdev that libvirt finds,
+//! it runs mdevctl, which lists all mdevs and runs every callout for each. So the daemon makes a
+//! link once libvirt has listed its devices, and removes it when libvirt ends. A host without the
+//! daemon may have a permanent link: `callout = "static"`.
 
 use std::fs;
 use std::io;
@@ -16,30 +17,31 @@ use crate::host::{Root, settings};
 
 const DIRECTORY: &str = "etc/mdevctl.d/scripts.d/callouts";
 
-/// The name of the permanent link, like the names of the package's links among mdevctl's notifiers.
+/// The name of the permanent link. The package's link among mdevctl's notifiers has this name, too.
 const STATIC: &str = "99-gfxplane";
 
-/// The name of the daemon's link. The name shows that a link left behind by a killed daemon may be
-/// removed (packaging/gfxplane.service, packaging/gfxplane.tmpfiles).
+/// The name of the daemon's link. A link of this name that a killed daemon has left is removed
+/// (packaging/gfxplane.service, packaging/gfxplane.tmpfiles).
 pub(crate) const OF_DAEMON: &str = "99-gfxplane-watch";
 
-/// The target of both links.
+/// The program to which our links lead.
 const HELPER: &str = "/usr/bin/gfxplane-helper";
 
-/// A file of a libvirt that tells displays itself, without our attributes (upstream/libvirt).
+/// A file of a libvirt that has our patches, and so reports displays itself (upstream/libvirt).
 pub(crate) const SCHEMA_OF_LIBVIRT: &str = "usr/share/libvirt/schemas/vfio-display.rng";
 
-/// Returns whether libvirt tells displays itself. Our attributes would only repeat them.
+/// Returns whether libvirt reports displays itself, so that our attributes would only repeat them.
 pub fn is_told_by_libvirt(root: &Root) -> bool {
     root.join(SCHEMA_OF_LIBVIRT).exists()
 }
 
-/// Returns whether this is the name of one of our links among mdevctl's scripts.
+/// Returns whether this is the name of the permanent link or of the daemon's link.
 pub(crate) fn is_ours(name: &str) -> bool {
     [STATIC, OF_DAEMON].contains(&name)
 }
 
-/// Makes the link of this name to the helper, and its directory. Replaces any other file there.
+/// Makes a link of this name to the helper, and the links' directory. Replaces any file of this
+/// name.
 ///
 /// # Errors
 /// Any error of the file system.
@@ -61,7 +63,7 @@ pub fn remove(root: &Root, name: &str) -> io::Result<()> {
     super::remove(&path(root, name))
 }
 
-/// Makes or removes the permanent link, depending on the setting `callout`.
+/// Makes the permanent link if the setting is `callout = "static"`, and removes it otherwise.
 ///
 /// # Errors
 /// Any error of the file system.

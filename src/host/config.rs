@@ -24,16 +24,16 @@ pub enum ProbePolicy {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum HookMode {
-    /// The hook looks at no domain. It still waits until a device is free, and tells the daemon of
-    /// domains that end.
+    /// The hook checks no domain. It still waits for a device that is being probed, and tells the
+    /// daemon about domains that end.
     Off,
-    /// The hook writes a warning to the journal.
+    /// The hook writes a warning to the journal, and the domain starts.
     Warn,
-    /// The hook vetoes the start and says why.
+    /// The hook vetoes the start and gives the reason.
     Enforce,
 }
 
-/// The domains that the daemon starts once it has fixed what the hook refused.
+/// The domains that the daemon starts after a veto, once it has fixed them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum RetryStart {
@@ -45,19 +45,20 @@ pub enum RetryStart {
     Persistent,
 }
 
-/// The owner of mdevctl's link to the helper, through which libvirt learns of displays.
+/// Who makes mdevctl's link to our callout, through which libvirt learns displays.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum CalloutLink {
-    /// The daemon makes the link once libvirt has started, and removes it when libvirt ends.
+    /// The daemon makes the link once libvirt has listed its devices, and removes it when libvirt
+    /// ends.
     Daemon,
-    /// The link is permanent.
+    /// `gfxplane-helper callout` makes the link, which is permanent.
     Static,
 }
 
-/// The files that a fleet's tools read, for the formats that the daemon keeps up to date. Other
-/// formats don't need this: Ansible's program never changes, and Nova reads its file only when it
-/// starts.
+/// The files that the daemon keeps up to date for a fleet's tools, one for each format. The formats
+/// of Ansible and Nova need none: Ansible's program never changes, and Nova reads its file only
+/// when it starts.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Destinations {
@@ -68,7 +69,7 @@ pub struct Destinations {
 }
 
 impl Destinations {
-    /// Returns the formats that the settings ask for, by their name in `gfxplane export`, each with
+    /// Returns the formats for which a file is set, by their names in `gfxplane export`, each with
     /// its file.
     pub fn named(&self) -> impl Iterator<Item = (&'static str, &Path)> {
         let all = [("prometheus", &self.prometheus), ("nfd", &self.nfd)];
@@ -82,18 +83,18 @@ impl Destinations {
 pub struct Config {
     /// `probe = "known" | "all" | "never"`: the devices that may be opened unasked. Default: known.
     pub probe: ProbePolicy,
-    /// `deadline = SECONDS`: the time that a driver has to answer. Default: 5; at most 120, as udev
-    /// gives up on an event after 180.
+    /// `deadline = SECONDS`: the time that a driver has to answer. Default: 5; at most 120, because
+    /// udev gives up on an event after 180.
     pub deadline: Duration,
     /// `attributes = "on" | "off"`: whether mdevctl, and so libvirt, gets our attributes. Default:
     /// on.
     pub attributes: bool,
-    /// `callout = "daemon" | "static"`: the owner of mdevctl's link to the helper. Default: daemon.
+    /// `callout = "daemon" | "static"`: who makes mdevctl's link to our callout. Default: daemon.
     pub callout: CalloutLink,
     /// `hook = "off" | "warn" | "enforce"`: the behaviour of the qemu hook. Default: enforce.
     pub hook: HookMode,
     /// `retry_start = "never" | "autostart" | "persistent"`: the domains that the daemon starts
-    /// once it has fixed what the hook refused. Default: autostart.
+    /// after a veto, once it has fixed them. Default: autostart.
     pub retry_start: RetryStart,
     /// `export = { prometheus = FILE, nfd = FILE }`: the files to which `gfxplane-export.service`
     /// copies the daemon's exports. Default: none.
@@ -168,7 +169,7 @@ pub(crate) fn deadline(seconds: f64) -> Result<Duration, BadDeadline> {
 }
 
 impl Config {
-    /// Returns these settings with those of one file applied over them.
+    /// Returns these settings, overridden by the settings in the text of one file.
     ///
     /// # Errors
     /// [`BadToml`], with line and column; no setting of the file is applied.

@@ -8,13 +8,13 @@ use crate::host::{Root, Warning, exists, is_dir, read_names_that, read_whole};
 /// `configDir`).
 pub(crate) const DEFINITIONS: &str = "etc/libvirt/qemu";
 
-/// The directory with the state of running domains (`stateDir` in the same function).
+/// The directory with the state of running domains (`stateDir` in `virQEMUDriverConfigNew`).
 const RUNNING: &str = "run/libvirt/qemu";
 
 /// The ending of a domain's file.
 const ENDING: &str = ".xml";
 
-/// The largest definition that is read, in bytes: the limit of libvirt's own protocol for a text
+/// The largest definition that is read, in bytes: the longest string of libvirt's protocol
 /// (src/remote/remote_protocol.x, `REMOTE_STRING_MAX`).
 const LARGEST: usize = 4 << 20;
 

@@ -42,8 +42,8 @@ pub fn published(root: &Root, format: &str) -> Result<Option<String>, String> {
     text.map_err(|error| format!("{}: {error}", path.display()))
 }
 
-/// Returns the lines of a text that are no comments. A comment may be the time at which labels
-/// expire.
+/// Returns the content of a text: the lines that are no comments. A comment may be the time at
+/// which labels expire, which changes each time.
 fn says(text: &str) -> impl Iterator<Item = &str> {
     text.lines().filter(|line| !line.starts_with('#'))
 }

@@ -1,4 +1,4 @@
-//! The entries of the log: the changes of domains, and the decisions not to change one.
+//! The entries of the log: the changes to domains, and the decisions not to change a domain.
 
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -22,7 +22,7 @@ pub struct Entry {
     /// The domain's UUID, if it is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub uuid: Option<Uuid>,
-    /// The event in the domain's life.
+    /// What happened to the domain.
     pub what: What,
     /// The part of gfxplane that acted.
     pub by: By,
@@ -34,7 +34,7 @@ pub struct Entry {
     pub reason: Option<String>,
 }
 
-/// One change in words.
+/// A change to a domain's definition.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Said {
     /// The change, in words.
@@ -47,7 +47,7 @@ pub struct Said {
     pub device: Option<String>,
 }
 
-/// An event in the life of a domain.
+/// What happened to a domain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum What {
@@ -58,7 +58,7 @@ pub enum What {
     /// The user set the domain's own policy.
     Policy,
     /// gfxplane left the domain as it is, because of the policy, a missing consent, or something
-    /// unknown.
+    /// that gfxplane does not know.
     LeftAlone,
     /// libvirt refused the new definition.
     Refused,
@@ -72,7 +72,7 @@ pub enum What {
     Started,
     /// The daemon tried to start the domain, and that failed.
     NotStarted,
-    /// gfxplane learned a device's display from the domain's log.
+    /// gfxplane learned a device's display from QEMU's log of the domain.
     Learned,
 }
 
@@ -149,14 +149,15 @@ impl Said {
     }
 }
 
-/// The longest text of an entry, in bytes. Without it, a few entries that quote long XML would fill
-/// the log and push older entries out.
+/// The longest text in an entry, in bytes. Without this limit, a few entries that quote long XML
+/// would push older entries out of the log.
 const LONGEST: usize = 500;
 
 /// The greatest number of changes in an entry.
 const MOST: usize = 32;
 
-/// Describes the first [`MOST`] changes. A last text says how many more there are.
+/// Describes the first [`MOST`] changes by `said`. If there are more, adds a text with the number
+/// of the others.
 fn bounded<T>(changes: &[T], said: impl FnMut(&T) -> Said) -> Vec<Said> {
     let mut all: Vec<Said> = changes.iter().take(MOST).map(said).collect();
     if changes.len() > MOST {
@@ -176,8 +177,8 @@ fn device(action: &Action) -> Option<DeviceId> {
     }
 }
 
-/// Formats a time as RFC 3339 does, in UTC: `2026-11-22T15:24:44Z`. `seconds` counts from 1970; a time
-/// after the year 9999 becomes its last second.
+/// Formats a time as RFC 3339 does, in UTC: `2026-11-22T15:24:44Z`. `seconds` counts from 1970; a
+/// time after the year 9999 becomes the last second of that year.
 pub fn rfc3339(seconds: u64) -> String {
     let time = UNIX_EPOCH + Duration::from_secs(seconds.min(253_402_300_799));
     humantime::format_rfc3339_seconds(time).to_string()

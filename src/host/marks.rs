@@ -1,8 +1,9 @@
 //! `/run/gfxplane/instances`: the marks of temporary devices that were created for probing.
 //!
 //! A mark is an empty file, named by the device's UUID, in a directory that only root can use
-//! (0700). It is made before the device and removed after it. The process that makes the device
-//! holds a lock on the mark. If nobody holds the lock, that process was killed.
+//! (0700). The mark is made before the device and removed after the device. The process that makes
+//! the device holds a lock on the mark. If nobody holds the lock of a mark, the process that made
+//! the device was killed.
 
 use std::fs;
 use std::io;

@@ -16,8 +16,8 @@ use crate::device::facts::PREFIX;
 use crate::host::rewrite::rewrite;
 use crate::host::{MAX_TEXT, Root, Warning, is_dir, read_names, read_text, read_whole, run};
 
-/// The drop-in that puts our wrapper of mdevctl first in libvirtd's PATH. The administrator of a
-/// host with a libvirt before 10.1 can switch it on (packaging/libvirt-9).
+/// The systemd drop-in that puts our wrapper of mdevctl first in libvirtd's PATH. The administrator
+/// can install it on a host with a libvirt before 10.1 (packaging/libvirt-9).
 pub(crate) const WRAPPER: &str = "etc/systemd/system/libvirtd.service.d/gfxplane-mdevctl.conf";
 
 /// A definition of a mediated device.
@@ -27,7 +27,7 @@ pub struct Definition {
     pub uuid: Uuid,
     /// The sysfs name of the device's parent.
     pub parent: String,
-    /// The id of the device's type.
+    /// The id of the device's mdev type, such as `nvidia-222`.
     pub type_id: String,
     /// True if mdevctl creates the device as soon as the parent appears.
     pub autostart: bool,
@@ -40,7 +40,7 @@ struct DefinitionFile {
     start: String,
 }
 
-/// Reads all definitions, sorted by parent and UUID. Files with other names are ignored. A
+/// Reads all definitions, sorted by parent and UUID. Files whose names are no UUIDs are ignored. A
 /// definition that can't be read gives a warning.
 pub fn read(root: &Root, warnings: &mut Vec<Warning>) -> Vec<Definition> {
     let base = root.join("etc/mdevctl.d");
@@ -75,7 +75,7 @@ pub fn read(root: &Root, warnings: &mut Vec<Warning>) -> Vec<Definition> {
     definitions
 }
 
-/// Returns the text of a definition without our attributes; `None` if it has none of them.
+/// Returns the text of a definition without our attributes; `None` if it has no attributes of ours.
 ///
 /// # Errors
 /// The text is not JSON.
@@ -94,8 +94,8 @@ pub fn without_our_attributes(text: &str) -> serde_json::Result<Option<String>> 
 }
 
 /// Adds attributes to the output of `mdevctl list --dumpjson --defined`. `words_of` returns a
-/// device's attributes, by its parent's sysfs name and its UUID. A device that already has
-/// attributes of ours stays as it is.
+/// device's attributes, without our prefix, for the parent's sysfs name and the device's UUID. A
+/// definition that already has attributes of ours stays as it is.
 ///
 /// Returns `None` if there is nothing to add, or if the output is not exactly in mdevctl's form
 /// (1.2 writes a newline at the end, 1.4 does not).
@@ -134,16 +134,14 @@ pub fn with_attributes(
     added.then(|| text(&list))?
 }
 
-/// Returns whether an attribute of a definition is ours.
 fn is_ours(attr: &Value) -> bool {
     attr.as_object()
         .is_some_and(|attr| !attr.is_empty() && attr.keys().all(|key| key.starts_with(PREFIX)))
 }
 
-/// Makes libvirt read a device's definition again, for a libvirt that reads attributes only from
-/// definitions. Such a libvirt watches `/etc/mdevctl.d`, so the directory of the device's parent
-/// gets a new time. Returns `Ok(false)`, and does nothing, if [`WRAPPER`] is not switched on or
-/// mdevctl has no definition of the device.
+/// Makes a libvirt that takes attributes only from definitions read a device's definition again:
+/// gives the parent's directory in `/etc/mdevctl.d`, which this libvirt watches, a new time.
+/// Returns `Ok(false)` if [`WRAPPER`] is not installed or mdevctl has no definition of the device.
 ///
 /// # Errors
 /// Any error of the file system.
@@ -157,16 +155,17 @@ pub fn have_read_again(root: &Root, parent: &str, uuid: Uuid) -> io::Result<bool
     Ok(true)
 }
 
-/// Removes our attributes from a definition on disk, by a temporary file beside it and a rename; in
-/// place if the file has other names (hard links), which a rename would leave behind. Returns
-/// `Ok(false)` if there was nothing to do.
+/// Removes our attributes from a definition on disk. Renames a temporary file to it or, if the
+/// definition has hard links, writes in place. Returns `Ok(false)` if there is no definition, or
+/// none of our attributes.
 ///
 /// Without this, mdevctl would write each stored attribute to sysfs at the device's next start, and
 /// fail. The temporary file is in the parent's directory, where mdevctl ignores names that are no
-/// UUID. One level up, a file that disappears meanwhile would make `mdevctl list` fail.
+/// UUID. In `/etc/mdevctl.d` itself, a file that disappears makes a running `mdevctl list` fail.
 ///
 /// # Errors
-/// Any error of the file system; a definition that is not JSON.
+/// Any error of the file system; the definition is not JSON, or larger than 64 KiB; `parent` is no
+/// name of a directory.
 pub fn clean(root: &Root, parent: &str, uuid: Uuid) -> io::Result<bool> {
     let directory = root.join("etc/mdevctl.d").join(parent);
     let inside = Path::new(parent).components().count() == 1 && !parent.starts_with('.');

@@ -1,4 +1,4 @@
-//! Reads and writes files of a host. This room is one of the two that touch the machine.
+//! Reads and writes files of a host. Besides [`crate::probe`], only this room touches the machine.
 //!
 //! Every function takes a [`Root`]: `/` for this machine, or the directory of a recorded host.
 
@@ -85,7 +85,7 @@ impl Root {
         self.path.join(path.strip_prefix("/").unwrap_or(path))
     }
 
-    /// Returns the path of a device in sysfs: a link in the list of its bus.
+    /// Returns the path of a device's link in sysfs: `/sys/bus/BUS/devices/ID` below this root.
     pub fn device(&self, id: crate::device::id::DeviceId) -> PathBuf {
         self.join("sys/bus")
             .join(id.bus())
@@ -99,7 +99,7 @@ impl Root {
     }
 }
 
-/// A warning about something that was ignored.
+/// A problem with a file or directory that does not stop gfxplane.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct Warning {
     /// The path of the file or directory. In JSON, bytes that are not UTF-8 become U+FFFD.
@@ -130,12 +130,12 @@ impl fmt::Display for Warning {
     }
 }
 
-/// The treatment of a link at the end of a path that was looked at.
+/// Whether a link at the end of a path was followed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Last {
-    /// The link was not followed. Only the link itself was wanted.
+    /// No: only the link itself was read.
     Link,
-    /// The link was followed.
+    /// Yes: the link's target was read.
     Followed,
 }
 
@@ -143,9 +143,8 @@ thread_local! {
     static SEEN: RefCell<Option<BTreeMap<PathBuf, Last>>> = const { RefCell::new(None) };
 }
 
-/// Runs a function. Returns its value, and the paths that this thread has meanwhile looked at
-/// through the functions of this module, whether or not they exist. A recording of a host copies
-/// these paths and nothing else.
+/// Runs `read`. Returns its value, and the paths at which it looked in this thread through this
+/// module, whether or not they exist. A recording of a host copies these paths and nothing else.
 pub fn watched<T>(read: impl FnOnce() -> T) -> (T, BTreeMap<PathBuf, Last>) {
     let before = SEEN.replace(Some(BTreeMap::new()));
     let value = read();
@@ -157,7 +156,8 @@ fn saw(path: &Path, last: Last) {
     saw_in(path, None, last);
 }
 
-/// Notes for [`watched`] that this thread looked at a name in a directory, or at the directory.
+/// Notes for [`watched`] that this thread looked at `name` in a directory or, without a name, at
+/// the directory.
 fn saw_in(directory: &Path, name: Option<&OsStr>, last: Last) {
     SEEN.with_borrow_mut(|seen| {
         if let Some(seen) = seen {
@@ -240,8 +240,8 @@ pub fn open_file(path: &Path) -> io::Result<std::fs::File> {
     }
 }
 
-/// Returns the time from the host's boot to the start of a process, with suspended times. `stat`: its
-/// proc_pid_stat(5).
+/// Returns the time from the host's boot to the start of a process, including suspended times.
+/// `stat` is the process's proc_pid_stat(5); `None` if it has another form.
 pub fn started_after_boot(stat: &str) -> Option<Duration> {
     // The name in brackets may contain anything. The third field is the first after it.
     let (_, fields) = stat.rsplit_once(") ")?;
@@ -250,7 +250,7 @@ pub fn started_after_boot(stat: &str) -> Option<Duration> {
     Some(Duration::from_millis(ticks * 1000 / a_second))
 }
 
-/// Returns whether the host has `/dev/kvm`; `None` for a recorded host without a `dev`.
+/// Returns whether the host has `/dev/kvm`; `None` if the recording of a host has no `/dev`.
 pub(crate) fn has_kvm(root: &Root) -> Option<bool> {
     (!root.is_recorded() || root.join("dev").exists()).then(|| root.join("dev/kvm").exists())
 }
@@ -290,7 +290,8 @@ pub(crate) fn remove(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Returns the value read from a file. If the file can't be used, warns and returns `None`.
+/// Returns the value in `read`. If it is an error, warns that the file at `path` is ignored, and
+/// returns `None`.
 fn or_ignored<T>(
     read: Result<Option<T>, impl fmt::Display>,
     path: &Path,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::host::{Root, read_whole};
 
-/// The paths of the data file in distributions (Debian, Fedora, Arch and Alpine, SUSE).
+/// The paths of the data file: Debian's, Fedora's, that of Arch and Alpine, and SUSE's.
 const PLACES: [&str; 4] = [
     "usr/share/misc/pci.ids",
     "usr/share/hwdata/pci.ids",
@@ -25,7 +25,8 @@ pub(crate) fn names(root: &Root, devices: &[(u16, u16)]) -> BTreeMap<(u16, u16),
 }
 
 /// Finds the names in the file's text. The text has a line for each vendor and below it, indented
-/// by a tab, a line for each of the vendor's devices. It ends at the table of classes (`C `).
+/// by a tab, a line for each of the vendor's devices. The list of vendors ends at the table of
+/// classes (`C `).
 fn names_in(text: &str, devices: &[(u16, u16)]) -> BTreeMap<(u16, u16), String> {
     let mut found = BTreeMap::new();
     let mut vendor = None;

@@ -1,5 +1,5 @@
-//! Reads the logs of domains that libvirt and QEMU write, and tells whether a start in a log was
-//! with the present device.
+//! Reads QEMU's logs of domains, and finds out whether a start in a log used the device that exists
+//! now.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
@@ -20,8 +20,8 @@ const TAIL: u64 = 1024 * 1024;
 /// keeps the logs.
 ///
 /// A guest's own process writes into the log through virtlogd. So the log must be a regular file
-/// without other names, and not be reached by a link. It must belong to root or to our user, and
-/// nobody else may be able to write it.
+/// without hard links, and no symbolic link. It must belong to root or to our user, and nobody else
+/// may be able to write it.
 ///
 /// # Errors
 /// The reason why the log is not read, with its path.
@@ -50,9 +50,9 @@ fn read_tail(mut file: File) -> Result<String, String> {
     read().map_err(|error| error.to_string())
 }
 
-/// Returns whether a start at this time (since 1970) used the device that exists now. It did if it
-/// happened in this boot, and not before udev first saw the device. If udev does not know the
-/// device, only the boot counts. Returns `false` for a time in the future.
+/// Returns whether a start used the device that exists now. `began` is the time of the start, since
+/// 1970: it must be in this boot, and not before udev first saw the device. If udev does not know
+/// the device, only the boot matters. Returns `false` for a time in the future.
 pub(crate) fn is_of_this_device(root: &Root, id: DeviceId, began: Duration) -> bool {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     // If the clock was set back, the start seems to lie in the future.

@@ -1,12 +1,13 @@
 //! The files that the qemu hook leaves in `/run/gfxplane`: requests for the daemon, and marks of
 //! devices that a starting domain uses.
 //!
-//! Both are empty files whose names say it all, in directories that only root can use (0700):
+//! Requests and marks are empty files, in directories that only root can use (0700). Only their
+//! names matter:
 //!
-//! * `requests/UUID`, `requests/UUID.veto`: a request to look at this domain. The daemon itself
-//!   finds out what is wrong with the domain.
-//! * `starting/ID`: a domain with this device is being started. A prober leaves the device alone
-//!   for [`START_TAKES`], or until libvirt says that the domain has released it.
+//! * `requests/UUID`, `requests/UUID.veto`: a request to check this domain. The daemon itself finds
+//!   out what is wrong with the domain. `.veto`: the hook has vetoed the domain's start.
+//! * `starting/ID`: a domain with this device is being started. No prober opens the device for
+//!   [`START_TAKES`], or until libvirt reports that the domain has released the device.
 
 use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
@@ -25,7 +26,7 @@ use crate::host::{Root, Warning, is_absent, remove, run};
 const REQUESTS: &str = "requests";
 const STARTING: &str = "starting";
 
-/// The ending of the name of a veto's request.
+/// The ending of the name of a request that follows a veto.
 const VETO: &str = ".veto";
 
 /// The longest time that a start takes, from the hook's `prepare` until QEMU has opened its
@@ -37,7 +38,7 @@ const START_TAKES: Duration = Duration::from_secs(120);
 /// the `/run` of a host that has no daemon.
 const MAX_REQUESTS: usize = 4096;
 
-/// A request to look at a domain.
+/// A request of the hook to the daemon: to check a domain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Request {
     /// The domain's UUID.
@@ -81,8 +82,8 @@ pub(crate) fn prepare_directory(root: &Root) -> io::Result<PathBuf> {
     run::directory(root, REQUESTS, 0o700)
 }
 
-/// Leaves a request. If its file exists already, opens and closes it once more, which a watcher of
-/// the directory notices.
+/// Leaves a request for the daemon. If its file exists, opens and closes the file again, so that a
+/// watcher of the directory notices.
 ///
 /// # Errors
 /// The errors of [`prepare_directory`]; an error if there are [`MAX_REQUESTS`] already.
@@ -97,11 +98,12 @@ pub fn leave(root: &Root, request: &Request) -> io::Result<()> {
     touch(&path).map(|_| ())
 }
 
-/// The age up to which a veto counts. Later it is an ordinary request: somebody may have started
-/// and ended the domain since.
+/// The age up to which a veto counts. An older veto is treated as an ordinary request, because
+/// somebody may have started and ended the domain since.
 const VETO_HOLDS: Duration = Duration::from_secs(600);
 
-/// Returns all requests, the vetoes first. A domain's veto includes its ordinary request.
+/// Returns at most one request for each domain, the vetoes first: a veto replaces the domain's
+/// ordinary request. Empty, with a warning, if they can't be read.
 ///
 /// The requests are removed, except for vetoes, which stay until [`forget_veto`] removes them or
 /// they are too old. Files with other names are removed with a warning. Links are not followed.
@@ -181,7 +183,7 @@ pub fn mark_start(root: &Root, id: DeviceId) -> io::Result<()> {
     touch(&directory.join(id.to_string()))?.set_modified(SystemTime::now())
 }
 
-/// Removes the mark of a domain's start, because the start is over or the domain has ended.
+/// Removes the mark of [`mark_start`], because the start is over or the domain has ended.
 ///
 /// # Errors
 /// Any error of the file system. It is no error if there is no mark.

@@ -6,11 +6,12 @@ use std::io::{self, Seek, SeekFrom, Write};
 use std::os::unix::fs::{MetadataExt, fchown};
 use std::path::Path;
 
-/// Replaces the file's content `old` by `new`. Mode and owner stay.
+/// Replaces a file's content by `new`. `old` is the present content. Mode and owner stay.
 ///
 /// Writes a temporary file beside the file and renames it, so that a reader sees the old text or
-/// the new one. If that fails (the directory can't be written, the file is a link or somebody
-/// else's), writes into the file itself. If that fails, too, puts the old text back.
+/// the new one. If that fails (the directory can't be written, or the file is a link, has hard
+/// links or belongs to another user), writes into the file itself. If that fails, too, puts the old
+/// text back.
 ///
 /// # Errors
 /// Any error of the file system. The file then has the old text, unless that could not be restored;

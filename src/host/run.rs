@@ -41,7 +41,8 @@ pub enum Written {
     Changed,
     /// The new record has the same facts as the earlier one.
     Same,
-    /// The earlier record was kept, because it knows more ([`Record::supersedes`]).
+    /// The new record was dropped, because it does not supersede the earlier one
+    /// ([`Record::supersedes`]).
     Kept,
 }
 
@@ -54,7 +55,7 @@ pub(crate) fn records_directory(root: &Root) -> io::Result<PathBuf> {
     directory(root, "records", 0o755)
 }
 
-/// Returns the directory of the records of QEMU's statements, like [`records_directory`].
+/// Returns the directory of the records whose evidence is QEMU, like [`records_directory`].
 ///
 /// # Errors
 /// The errors of [`records_directory`].
@@ -62,13 +63,13 @@ pub(crate) fn qemu_directory(root: &Root) -> io::Result<PathBuf> {
     directory(root, "qemu", 0o755)
 }
 
-/// Returns the record of a device. Returns `None` if there is none or, with a warning, if it can't
-/// be trusted. The caller must check whether it is still valid ([`Record::circumstances`]).
+/// Returns the record of a device; `None` if there is none or, with a warning, if it can't be
+/// trusted. The caller must check whether it is still valid ([`Record::circumstances`]).
 pub fn read_record(root: &Root, id: DeviceId, warnings: &mut Vec<Warning>) -> Option<Record> {
     read_of(root, id, record_path(root, id), warnings).filter(|record| record.qemu.is_none())
 }
 
-/// Returns the record of QEMU's statement about a device, like [`read_record`].
+/// Returns a device's record whose evidence is QEMU, like [`read_record`].
 pub(crate) fn read_qemu(root: &Root, id: DeviceId, warnings: &mut Vec<Warning>) -> Option<Record> {
     read_of(root, id, qemu_path(root, id), warnings).filter(|record| record.qemu.is_some())
 }
@@ -88,8 +89,8 @@ fn read_of(
     None
 }
 
-/// Returns the record of a type, which comes from a device of that type probed since this boot.
-/// Returns `None` like [`read_record`].
+/// Returns the record of a type, from a device that was probed in this boot; `None` like
+/// [`read_record`].
 pub fn read_type(root: &Root, type_id: &str, warnings: &mut Vec<Warning>) -> Option<Record> {
     let path = type_path(root, type_id)?;
     let record = read(root, &path, warnings)?;
@@ -100,12 +101,13 @@ pub fn read_type(root: &Root, type_id: &str, warnings: &mut Vec<Warning>) -> Opt
     None
 }
 
-/// Keeps the record of a device. A probe's record is also published as the device's tree, and its
+/// Writes the record of a device. A probe's record is also published as the device's tree, and its
 /// facts are kept and published for the device's type. `parent` is the sysfs name of an mdev's
-/// parent. A record of QEMU's statement does not count for the type and is not published: the tree
-/// shows what was measured.
+/// parent. A record whose evidence is QEMU is neither published nor kept for the type: the trees
+/// show only what was measured.
 ///
-/// The record is written last, so that after a failure the next probe still finds something new.
+/// The record is written last, so that after a failure the next probe's record counts as new and is
+/// published.
 ///
 /// # Errors
 /// Any error of the file system; also if `/run/gfxplane` exists but can't be trusted
@@ -136,8 +138,8 @@ pub fn write_record(root: &Root, record: &Record, parent: Option<&str>) -> io::R
 }
 
 /// Publishes the facts that a probe found, as the device's tree below `/run/gfxplane`. If the probe
-/// got an answer, also keeps the record as that of the device's type, and publishes the type's tree
-/// if the `parent` is known.
+/// got an answer, also keeps the record for the device's type, and publishes the type's tree if the
+/// `parent` is known.
 fn publish_record(root: &Root, record: &Record, parent: Option<&str>) -> io::Result<()> {
     let device = record.device.to_string();
     publish(root, &["devices"], &device, &record.facts, Method::Probe)?;
@@ -159,7 +161,8 @@ fn publish_record(root: &Root, record: &Record, parent: Option<&str>) -> io::Res
     Ok(())
 }
 
-/// Publishes the tree of a device that is not probed, from facts with other evidence.
+/// Publishes the tree of a device that is not probed, from facts that are known by another
+/// `method`.
 ///
 /// # Errors
 /// The errors of [`write_record`].
@@ -168,11 +171,11 @@ pub fn publish_unasked(root: &Root, id: DeviceId, facts: &Facts, method: Method)
     publish(root, &["devices"], &id.to_string(), facts, method)
 }
 
-/// Removes everything that is kept about a device that is gone: its record, QEMU's statement, the
-/// answer to mdevctl, its tree, its lock, and an mdev's mark of a start under way. The record of
-/// its type stays. A PCI device keeps its mark of a start, because it may only have lost its
-/// driver: with `managed='yes'`, libvirt takes the driver away between calling the hook and
-/// starting QEMU.
+/// Removes everything that is kept about a device that is gone: its records, the answer to mdevctl,
+/// its tree, its lock, and the mark that a domain with this mdev is being started. The record of
+/// its type stays. The mark of a PCI device stays, because the device may only have lost its
+/// driver: with `managed='yes'`, libvirt unbinds the driver between calling the hook and starting
+/// QEMU.
 ///
 /// # Errors
 /// Any error of the file system. It is no error if nothing is kept.
@@ -216,7 +219,7 @@ fn read(root: &Root, path: &Path, warnings: &mut Vec<Warning>) -> Option<Record>
 }
 
 /// Replaces one directory of the tree as a whole, so that a reader sees the old one or the new one.
-/// Does nothing if it has these facts already, or if a name would lead out of the tree.
+/// Does nothing if the directory has these facts already, or if a name would lead out of the tree.
 fn publish(
     root: &Root,
     below: &[&str],
@@ -245,8 +248,8 @@ fn publish(
     swapped.and(removed)
 }
 
-/// Makes a directory of the tree as `new` and swaps it with `target`. The content of an earlier
-/// `target` is then at `new`.
+/// Writes a directory of the tree at `new` and exchanges it with `target`, or moves it there if
+/// there is none.
 fn swap_in(new: &Path, target: &Path, facts: &Facts, method: Method) -> io::Result<()> {
     fs::create_dir(new)?;
     fs::set_permissions(new, Permissions::from_mode(0o755))?;

@@ -1,13 +1,13 @@
 //! `/var/lib/gfxplane`: gfxplane's memory of its changes to domains.
 //!
 //! The directory is root's and 0700, its files 0600. Files are replaced as a whole (temporary file,
-//! rename). Each entry of the log is written by one call. Writers take turns by a lock. Readers
-//! accept only regular files of root or of their own user that nobody else may write, and follow no
-//! link.
+//! rename). Each entry of the log is written by one system call. A lock admits one writer at a
+//! time. Readers accept only regular files of root or of their own user that nobody else may write,
+//! and follow no link.
 //!
 //! * `domains/UUID.json`: how to undo a domain's changes, and whether the daemon leaves it alone;
 //! * `log.jsonl` and, once the log has grown to 1 MiB, `log.jsonl.1`: the log;
-//! * `older.json`: the domains that existed before the package.
+//! * `older.json`: the domains that existed before the package was installed.
 
 use std::collections::BTreeSet;
 use std::fs::{self, OpenOptions, Permissions};
@@ -37,8 +37,8 @@ pub(crate) const MAX_ROUNDS: usize = 32;
 /// The largest size of a domain's file, in bytes. Above it, older changes are dropped.
 const MAX_DOMAIN: usize = 1024 * 1024;
 
-/// The greatest number of undefined domains for which the store remembers that the daemon leaves
-/// them alone.
+/// The greatest number of domains in the store that no longer exist. The daemon must leave them
+/// alone if they are defined again.
 pub(crate) const MAX_GONE: usize = 1000;
 
 /// The size in bytes at which the log is renamed and a new log begins.
@@ -51,7 +51,7 @@ const MAX_READ: usize = 16 * 1024 * 1024;
 /// The time that a writer waits for another writer, which needs only milliseconds.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// The store of a host's memory of its domains.
+/// The store in `/var/lib/gfxplane` of one host.
 #[derive(Debug, Clone)]
 pub struct State {
     root: Root,
@@ -66,15 +66,15 @@ pub struct Round {
     pub changes: Vec<Inverse>,
 }
 
-/// The memory of one domain.
+/// The content of a domain's file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Remembered {
     format: u32,
-    /// The domain's name when this entry was last written. Only for people to read.
+    /// The domain's name when the file was last written, only for people who read the file.
     domain: String,
     uuid: Uuid,
     hands_off: bool,
-    /// The changes, the oldest first.
+    /// The changes that can be undone, the oldest first.
     undo: Vec<Round>,
 }
 
@@ -84,10 +84,10 @@ struct Older {
     domains: BTreeSet<Uuid>,
 }
 
-/// The reason why a change was not remembered.
+/// An error of the store: something can't be stored, or the store can't be read.
 #[derive(Debug, thiserror::Error)]
 pub enum NotRemembered {
-    /// One of the two definitions of the domain, as libvirt printed it, can't be read.
+    /// The domain's definition before or after the change, as libvirt printed it, can't be parsed.
     #[error(transparent)]
     Unreadable(#[from] Unreadable),
     /// A file or directory of the store can't be written or read.
@@ -100,18 +100,16 @@ pub enum NotRemembered {
     },
 }
 
-/// A change that gfxplane has made to a definition.
+/// A change that gfxplane has made to a domain's definition.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Made<'m> {
-    /// The domain's UUID.
     pub uuid: Uuid,
-    /// The domain's name.
     pub name: &'m str,
     /// The definition before the change, as libvirt printed it.
     pub before: &'m str,
     /// The definition after the change, as libvirt prints it now.
     pub after: &'m str,
-    /// The changes, as they were planned.
+    /// The changes of the plan.
     pub changes: &'m [Change],
 }
 
@@ -133,7 +131,7 @@ impl State {
         }
     }
 
-    /// Remembers how to undo a change, and writes it to the log.
+    /// Stores how to undo a change, and writes the change to the log.
     ///
     /// # Errors
     /// [`NotRemembered`]; the log is written all the same, if possible.
@@ -146,8 +144,8 @@ impl State {
         logged
     }
 
-    /// Adds a change to those of a domain that can be undone. Drops the oldest if there are more
-    /// than [`MAX_ROUNDS`], or too much for one file. Does nothing if `changes` is empty.
+    /// Stores a change of a domain, to be undone. Drops the oldest changes if there are more than
+    /// [`MAX_ROUNDS`] or the file is too large. Does nothing if `changes` is empty.
     ///
     /// # Errors
     /// [`NotRemembered::Io`]; the earlier changes stay.
@@ -185,7 +183,7 @@ impl State {
         self.change(uuid, |remembered| remembered.undo.clear())
     }
 
-    /// Returns whether the daemon must leave a domain alone because somebody has undone its
+    /// Returns whether the daemon must leave a domain alone because somebody has undone gfxplane's
     /// changes. Also true if the domain's file can't be read: doing nothing is better than doing
     /// what somebody has refused.
     #[must_use]
@@ -223,7 +221,7 @@ impl State {
     /// changes that could be undone, because the domain may be defined again.
     ///
     /// # Errors
-    /// [`NotRemembered::Io`]; the memory is then as it was.
+    /// [`NotRemembered::Io`]; the store is then as it was.
     pub(crate) fn undefined(&self, uuid: Uuid) -> Result<(), NotRemembered> {
         match self.domain(uuid) {
             Ok(Some(remembered)) if remembered.hands_off && remembered.undo.is_empty() => Ok(()),
@@ -232,8 +230,11 @@ impl State {
         }
     }
 
-    /// Forgets the domains for which `is_there` returns `false`, but keeps the [`MAX_GONE`] of them
-    /// that were written last.
+    /// Forgets the domains for which `is_there` returns `false`, except for the [`MAX_GONE`] that
+    /// were written last.
+    ///
+    /// # Errors
+    /// [`NotRemembered::Io`]; the remaining domains stay.
     pub(crate) fn forget_gone(&self, is_there: impl Fn(Uuid) -> bool) -> Result<(), NotRemembered> {
         let mut gone: Vec<Uuid> = self.domains();
         gone.retain(|uuid| !is_there(*uuid));
@@ -254,7 +255,7 @@ impl State {
     /// Forgets a domain. Its entries in the log stay.
     ///
     /// # Errors
-    /// [`NotRemembered::Io`], unless the domain has no file.
+    /// [`NotRemembered::Io`]. It is no error if the domain has no file.
     pub fn forget(&self, uuid: Uuid) -> Result<(), NotRemembered> {
         let path = self.domain_path(uuid);
         remove(&path).map_err(at(&path))
@@ -365,7 +366,7 @@ impl State {
         entries
     }
 
-    /// Returns the domains that existed before the package. Returns `None` if nobody has made the
+    /// Returns the domains that existed before the package was installed; `None` if there is no
     /// list yet or, with a warning, if it can't be trusted.
     pub(crate) fn older(&self, warnings: &mut Vec<Warning>) -> Option<BTreeSet<Uuid>> {
         let path = self.base().join(OLDER);
@@ -373,7 +374,7 @@ impl State {
         or_ignored(older, &path, warnings).map(|older: Older| older.domains)
     }
 
-    /// Writes the list of the domains that existed before the package.
+    /// Writes the list of the domains that existed before the package was installed.
     ///
     /// # Errors
     /// [`NotRemembered::Io`]; the earlier list stays.
@@ -452,13 +453,13 @@ impl State {
         Ok(path)
     }
 
-    /// Takes the lock by which writers take turns.
+    /// Takes the lock of the store, whose directory is `base`, for one writer at a time.
     fn turn(&self, base: &Path) -> io::Result<run::Lock> {
         run::Lock::of_file(&base.join("lock"), Instant::now() + PATIENCE)
     }
 }
 
-/// Returns a function from an error to the reason that names this path.
+/// Returns a function that makes a [`NotRemembered::Io`] for `path`.
 fn at(path: &Path) -> impl Fn(io::Error) -> NotRemembered {
     move |error| NotRemembered::Io {
         path: path.to_owned(),

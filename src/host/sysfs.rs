@@ -1,8 +1,8 @@
 //! Reads the vfio devices of a host from sysfs.
 //!
 //! The layout follows Documentation/ABI/testing/sysfs-bus-vfio-mdev (mediated devices),
-//! Documentation/ABI/testing/sysfs-bus-pci (PCI), and drivers/vfio/vfio_main.c (`vfio-dev`).
-//! Anything odd gives one warning with its path; the other devices are still read.
+//! Documentation/ABI/testing/sysfs-bus-pci (PCI), and drivers/vfio/vfio_main.c (`vfio-dev`). A file
+//! that can't be understood gives one warning; the other devices are still read.
 
 mod gpu;
 mod mdev;
@@ -25,9 +25,9 @@ pub use gpu::{Function, Gpu, Modules};
 pub use mdev::{MdevType, Parent};
 pub use pci::Pci;
 
-/// Reads a device id from a name in sysfs; `None` if the kernel would spell it otherwise. The
-/// kernel has one spelling for each device (drivers/vfio/mdev/mdev_core.c, `%pUl`;
-/// drivers/pci/probe.c, `%04x:%02x:%02x.%d`), and finds the device by no other.
+/// Reads a device id from a name in sysfs; `None` if the kernel would spell the id differently. The
+/// kernel finds a device only by one name (drivers/vfio/mdev/mdev_core.c, `%pUl`;
+/// drivers/pci/probe.c, `%04x:%02x:%02x.%d`).
 fn as_the_kernel_spells(name: &str) -> Option<DeviceId> {
     let id: DeviceId = name.parse().ok()?;
     (id.to_string() == name).then_some(id)
@@ -36,9 +36,9 @@ fn as_the_kernel_spells(name: &str) -> Option<DeviceId> {
 /// A host as sysfs describes it.
 #[derive(Debug, Clone, Default)]
 pub struct Host {
-    /// The kernel's release.
+    /// The kernel's release; empty if it can't be read.
     pub kernel: String,
-    /// The id of this boot.
+    /// The id of this boot; empty if it can't be read.
     pub boot_id: String,
     /// The mediated devices, and the PCI devices bound to vfio drivers, sorted by id.
     pub devices: Vec<Device>,
@@ -46,11 +46,11 @@ pub struct Host {
     pub parents: Vec<Parent>,
     /// The graphics cards, sorted by address.
     pub gpus: Vec<Gpu>,
-    /// The loaded modules that make vGPUs.
+    /// The loaded modules for vGPUs, and their parameters.
     pub modules: Modules,
-    /// The loaded drivers of mdevs, with their versions.
+    /// The loaded drivers of mdevs, with their versions; `None` for a driver without one.
     pub mdev_drivers: BTreeMap<String, Option<String>>,
-    /// Warnings about what was ignored.
+    /// The problems found while reading.
     pub warnings: Vec<Warning>,
 }
 
@@ -59,7 +59,7 @@ pub struct Host {
 pub struct Device {
     /// The device's UUID or PCI address.
     pub id: DeviceId,
-    /// The device's directory, as the host names it: `/sys/devices/…`.
+    /// The device's directory on the host: `/sys/devices/…`.
     pub path: PathBuf,
     /// For an mdev: the sysfs name of its parent.
     pub parent: Option<String>,
@@ -70,7 +70,7 @@ pub struct Device {
     pub device_api: Option<String>,
     /// The driver that is bound to the device, if there is one.
     pub driver: Option<String>,
-    /// The version of the driver's module or, without one, its srcversion.
+    /// The version of the driver's module or, if the module has none, its srcversion.
     pub driver_version: Option<String>,
     /// The number of the device's IOMMU group; each mdev has a group of its own.
     pub iommu_group: Option<u32>,
@@ -84,9 +84,9 @@ pub struct Device {
     pub parent_driver: Option<String>,
     /// The render node of the GPU behind the device, as a path in `/dev/dri`.
     pub render_node: Option<String>,
-    /// The values of the attributes that the caller asked for, by their paths.
+    /// The attributes for which the caller asked: values by paths below the device's directory.
     pub attributes: BTreeMap<String, String>,
-    /// The kernel's own statement about the type's display. No released kernel makes one yet.
+    /// The type's display as the kernel itself reports it. No released kernel does so yet.
     pub kernel_facts: Option<Facts>,
 }
 
@@ -132,7 +132,7 @@ pub fn read(root: &Root, attributes: &[&str]) -> Host {
 /// GPU behind the mdev; `None` if the mdev does not exist.
 ///
 /// The values are the same as [`read_device`]'s, but need as few system calls as possible: whenever
-/// a device appears, libvirt has mdevctl ask for every device again.
+/// a device appears, libvirt runs mdevctl, which asks about every device again.
 pub fn read_circumstances(root: &Root, id: DeviceId) -> Option<(Circumstances, Option<String>)> {
     let mut reader = Reader::new_at(root, root.path().to_owned(), &[]);
     let link = root.device(id);
@@ -175,7 +175,7 @@ pub fn parent_of(root: &Root, id: DeviceId) -> Option<String> {
 }
 
 /// Reads one device as [`read`] would; `None` if the device does not exist or is no vfio device.
-/// The [`Host`] has only what all devices share, and no parents.
+/// The [`Host`] has only the kernel, the boot id and the warnings.
 pub fn read_device(root: &Root, id: DeviceId, attributes: &[&str]) -> (Host, Option<Device>) {
     let mut reader = Reader {
         only: true,
@@ -189,8 +189,9 @@ pub fn read_device(root: &Root, id: DeviceId, attributes: &[&str]) -> (Host, Opt
     (reader.into_host(), device)
 }
 
-/// Returns a device's bound driver and, for a PCI device, its vendor and its part of a graphics
-/// card. Returns [`Here::Absent`] if the device does not exist, `None` if sysfs has no buses.
+/// Returns the driver that is bound to a device and, for a PCI device, its vendor and the part of a
+/// graphics card that it is. Returns [`Here::Absent`] if the device does not exist, `None` if sysfs
+/// has no buses.
 pub fn here(root: &Root, id: DeviceId) -> Option<Here> {
     let link = root.device(id);
     if !exists(&link) {
@@ -300,7 +301,7 @@ impl<'a> Reader<'a> {
         self.warnings.push(Warning::new(path, problem));
     }
 
-    /// Returns `None`. Warns unless the error means that the file does not exist.
+    /// Warns about an error, unless it means that the file does not exist. Always returns `None`.
     fn missed<T>(&mut self, path: &Path, problem: &str, error: &io::Error) -> Option<T> {
         if !is_absent(error) {
             self.warn(path, format!("{problem}: {error}"));
@@ -357,7 +358,8 @@ impl<'a> Reader<'a> {
         value
     }
 
-    /// Reads a hexadecimal number that is at most `max`. Warns about a file with anything else.
+    /// Reads a hexadecimal number up to `max`; `None` without a file or, with a warning, for other
+    /// text.
     fn hex(&mut self, path: &Path, max: u32) -> Option<u32> {
         self.number(path, |text| {
             let value = u32::from_str_radix(text.strip_prefix("0x")?, 16).ok()?;
@@ -421,10 +423,10 @@ impl<'a> Reader<'a> {
         version
     }
 
-    /// Returns the render node of a GPU, by its path in udev's rules (60-drm.rules) if it is a PCI
-    /// device, because the number of `renderD128` depends on the order of drivers. A virtio GPU has
-    /// its node one level below. Some versions of udev have no path for it; then its node has the
-    /// number.
+    /// Returns the path of a GPU's render node: for a PCI device udev's link in `/dev/dri/by-path`
+    /// (60-drm.rules), because the number in `renderD128` depends on the order in which drivers
+    /// load. A virtio GPU has its node one directory below. Some versions of udev make no link for
+    /// it; the path then has the number.
     fn render_node(&mut self, gpu: &Path) -> Option<String> {
         let is_render = |name: &str| name.starts_with("renderD");
         let render = |directory: &Path, warnings: &mut Vec<Warning>| {

@@ -1,9 +1,10 @@
-//! Reads and writes the tree that Alex Williamson sketched in 2018 for sysfs, where libvirt could
-//! read it: `…/vfio-pci/device/{gfx_plane,irqs,regions}`.
+//! Reads and writes a tree of files with a device's facts:
+//! `…/vfio-pci/device/{gfx_plane,irqs,regions}`. Alex Williamson proposed it by mail in 2018, for
+//! libvirt to read in sysfs.
 //!
-//! No kernel has this tree. It is read in the place where a kernel would have it (below
-//! `mdev_supported_types/TYPE`). It is published below `/run/gfxplane`, by type as in the mail, and
-//! also by device, because sysfs would serve only mdevs. The published tree has one more file
+//! No kernel has this tree. We read it where a kernel would have it (below
+//! `mdev_supported_types/TYPE`). We publish it below `/run/gfxplane`: by type as in the mail, and
+//! also by device, because in sysfs only mdevs would have it. The published tree has one more file
 //! beside `vfio-pci`, which a kernel would not need: `evidence`, the source of the facts.
 
 use std::fs;
@@ -14,8 +15,9 @@ use crate::device::evidence::Method;
 use crate::device::facts::{Display, DisplayInterface, Facts};
 use crate::host::{Warning, read_text};
 
-/// Reads `gfx_plane/{dmabuf,region}`, which have a kernel's values: `Y`, `N`, `1` or `0`. Returns
-/// `None` if neither attribute can be read. If only one of them is missing, it counts as no.
+/// Reads `gfx_plane/{dmabuf,region}`, whose values are `Y`, `N`, `1` or `0`, as in other files of
+/// sysfs. Returns `None` if neither attribute can be read. If only one of them is missing, it
+/// counts as no.
 pub(crate) fn read_gfx_plane(device: &Path, warnings: &mut Vec<Warning>) -> Option<Display> {
     let mut read = |name: &str| {
         let path = device.join("gfx_plane").join(name);
@@ -38,7 +40,7 @@ pub(crate) fn read_gfx_plane(device: &Path, warnings: &mut Vec<Warning>) -> Opti
         .then(|| Display::from_answers(dmabuf.unwrap_or(false), region.unwrap_or(false)))
 }
 
-/// Writes the `vfio-pci/device` part for these facts and the file `evidence` into a directory.
+/// Writes the tree of these facts into a directory: `vfio-pci/device`, and the file `evidence`.
 ///
 /// `gfx_plane` is left out if the display is unknown; `irqs` and `regions` are left out if the
 /// device was not probed. Counts are decimal; flags, offsets and sizes are hexadecimal.

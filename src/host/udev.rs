@@ -15,7 +15,7 @@ pub(crate) const UDEV_RULE: &str = "61-gfxplane.rules";
 /// it certain whether a probe of ours has begun. Returns `true` at once if no udev runs or our rule
 /// is masked. Returns `false` if udev has not processed the event by `limit`.
 ///
-/// udev keeps what its rules found in `/run/udev/data/+SUBSYSTEM:NAME` (systemd
+/// udev stores the properties that its rules set in `/run/udev/data/+SUBSYSTEM:NAME` (systemd
 /// src/libsystemd/sd-device/device-private.c). Our rule sets at least one property for every mdev,
 /// so the file exists once the rules have run. If udev first saw the device before `since`
 /// (CLOCK_MONOTONIC), the file is about an earlier device of that name.

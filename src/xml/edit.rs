@@ -1,7 +1,7 @@
 //! Edits a document by changing its bytes.
 //!
-//! Edits of one document combine, whatever their order: each is resolved against the document as it
-//! was read, then all are made at once. Some edits exclude each other:
+//! Edits of one document combine: each is made for the document as it was read, then all are
+//! applied at once. Some edits exclude each other:
 //!
 //! * If one edit removes an element and another changes something in it, the element is removed.
 //! * If several edits set or remove one attribute or set one text, the last one counts.
@@ -18,7 +18,7 @@ use super::escape::{escape_text, escape_value, only_ascii};
 use super::wellformed::{XML_SPACE, events, is_space};
 use super::{Document, Element, Node};
 
-/// One change to a document, for [`Document::apply`] of that same document.
+/// One change to a document. Only [`Document::apply`] of this document can make it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[must_use]
 pub struct Edit {
@@ -32,7 +32,8 @@ enum Change {
     /// The name, and the new value; `None` removes the attribute.
     Attribute(String, Option<String>),
     Text(String),
-    /// XML before the first child with one of these names; if there is none, after the last child.
+    /// XML to insert before the first child with one of these names; without such a child, after
+    /// the last child.
     Insert(Vec<String>, String),
 }
 
@@ -51,8 +52,9 @@ impl Element<'_, '_> {
         }
     }
 
-    /// Sets an attribute. An attribute that exists keeps its place and its quotes, and also its
-    /// bytes if it has this value already. A new attribute comes last, in quotes like the others.
+    /// Sets an attribute. An existing attribute keeps its place and its quotes, and also its bytes
+    /// if it has this value already. A new attribute comes last, in the quotes of the element's
+    /// first attribute or, without one, in the document's most frequent quotes.
     pub fn set_attribute(&self, name: &str, value: &str) -> Edit {
         self.edit(Change::Attribute(name.into(), Some(value.into())))
     }
@@ -92,8 +94,8 @@ impl Document<'_> {
     /// Returns the text with the edits made. Edits at one place are made in the order given.
     ///
     /// # Panics
-    /// If an edit is for an element that does not exist, because it belongs to another document. An
-    /// edit of another document is not noticed if this document has an element in the same place.
+    /// If an edit is for an element of another document, and this document has no element in the
+    /// same place. If it has one, the edit changes this wrong element.
     pub fn apply(&self, edits: &[Edit]) -> String {
         let mut edits: Vec<&Edit> = edits.iter().collect();
         edits.sort_by_key(|edit| edit.element);
@@ -104,7 +106,7 @@ impl Document<'_> {
             quote: OnceCell::new(),
             splices: Vec::new(),
         };
-        // Elements before this index are removed with one that contained them.
+        // Elements before this index are removed together with an element that contained them.
         let mut gone = 0;
         for edits in edits.chunk_by(|one, other| one.element == other.element) {
             let index = edits[0].element;
@@ -156,9 +158,8 @@ impl Document<'_> {
         (line.is_empty() || line.ends_with(['\n', '\r'])).then(|| &before[line.len()..])
     }
 
-    /// Returns the position after the comments that follow on this line, if nothing else follows
-    /// there; otherwise the position itself. So a comment stays beside its element when something
-    /// is inserted.
+    /// Returns the position after the comments that follow `at` on its line; `at` if anything else
+    /// follows on the line. So a comment stays beside its element when something is inserted.
     fn after_comments(&self, at: usize) -> usize {
         let mut end = at;
         loop {
@@ -259,7 +260,7 @@ impl<'a> Changes<'_, 'a> {
         }
     }
 
-    /// Changes an element's content. Returns whether the elements in the content are removed.
+    /// Changes an element's content. Returns whether this replaces the elements in the content.
     fn content(&mut self, index: usize, edits: &[&Edit]) -> bool {
         let document = self.document;
         let element = document.element(index);
@@ -444,8 +445,8 @@ impl<'a> Changes<'_, 'a> {
         result
     }
 
-    /// Returns the step by which most elements are indented deeper than their parents; two blanks
-    /// if none is.
+    /// Returns the white space by which most elements are indented deeper than their parents; two
+    /// blanks if no element is.
     fn unit(&self) -> &'a str {
         self.unit.get_or_init(|| {
             let document = self.document;

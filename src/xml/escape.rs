@@ -1,4 +1,4 @@
-//! Writes texts so that XML can hold them.
+//! Escapes texts for XML.
 
 /// Escapes a text for an attribute in single quotes or for the content of an element. Characters
 /// that XML 1.0 does not allow become U+FFFD, so that any text from sysfs stays well-formed.
@@ -34,7 +34,8 @@ pub(super) fn escape_text(text: &str) -> String {
     })
 }
 
-/// Escapes the characters that must be escaped, and others as `special` says.
+/// Escapes `<`, `&` and the characters for which `special` returns an escape. Characters that XML
+/// does not allow become U+FFFD.
 fn escaped(text: &str, special: impl Fn(char) -> Option<&'static str>) -> String {
     let mut result = String::with_capacity(text.len());
     for c in text.chars() {

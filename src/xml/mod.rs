@@ -5,9 +5,10 @@
 //! endings, comments and byte order mark.
 //!
 //! This room accepts the documents that libxml2 accepts, because libvirt reads with libxml2. So an
-//! undeclared prefix is no error, and stays part of the name. The room also refuses, with line and
-//! column: a DOCTYPE (libvirt never writes one, and entities could blow up), elements nested deeper
-//! than [`MAX_DEPTH`], more than [`MAX_SIZE`] bytes, and any encoding but UTF-8 ([`from_bytes`]).
+//! undeclared prefix is no error, and stays part of the name. But the room refuses, with line and
+//! column: a DOCTYPE (libvirt never writes one, and nested entities could expand without limit),
+//! elements nested deeper than [`MAX_DEPTH`], more than [`MAX_SIZE`] bytes, and any encoding but
+//! UTF-8 ([`from_bytes`]).
 //!
 //! An edit does not preserve the space before the `/>` of an element that gets content.
 
@@ -55,7 +56,8 @@ pub struct Document<'a> {
     ascii: bool,
 }
 
-/// A range in half the memory of a `Range<usize>`. A document has less than 4 GiB.
+/// A byte range that needs half the memory of a `Range<usize>`, because a document has less than 4
+/// GiB.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Span {
     start: u32,
@@ -132,7 +134,7 @@ impl<'a> Document<'a> {
     /// Reads a document.
     ///
     /// # Errors
-    /// [`XmlError`] for a document that this module refuses (see its description).
+    /// [`XmlError`] for a document that [`crate::xml`] refuses.
     pub fn parse(text: &'a str) -> Result<Self, XmlError> {
         wellformed::read(text)
     }
@@ -202,7 +204,7 @@ impl<'d, 'a> Element<'d, 'a> {
         }
     }
 
-    /// Returns whether the element has this namespace and local name.
+    /// Returns whether the element has this namespace (`None`: no namespace) and local name.
     pub fn is(&self, namespace: Option<&str>, local: &str) -> bool {
         self.local_name() == local && self.namespace().as_deref() == namespace
     }
@@ -297,7 +299,7 @@ impl<'d, 'a> Element<'d, 'a> {
         place(self.document.text, self.span().start)
     }
 
-    /// Makes the error that the element is refused.
+    /// Makes an error about the element, with its place.
     pub(crate) fn refused(&self, problem: impl Into<String>) -> XmlError {
         let (line, column) = self.position();
         XmlError {
@@ -321,7 +323,7 @@ pub fn from_bytes(bytes: Vec<u8>) -> Result<String, XmlError> {
             problem,
         })
     };
-    // The last of the bytes that were read may be half a character.
+    // This comes before the check of UTF-8: the reader may have stopped within a character.
     if bytes.len() > MAX_SIZE {
         return refused(wellformed::too_large());
     }

@@ -85,8 +85,9 @@ pub(super) fn attributes(text: &str, tag: Range<usize>) -> impl Iterator<Item = 
     })
 }
 
-/// Returns the tags of an element that was checked before, and everything between them. The content
-/// alone would not be enough: quick-xml would drop a U+FEFF at its start.
+/// Returns the tokens of an element that was checked before, with their byte ranges in it.
+/// `element` includes the element's own tags, because quick-xml drops a U+FEFF at the start of a
+/// text.
 pub(super) fn events(element: &str) -> impl Iterator<Item = (Event<'_>, Range<usize>)> {
     let mut reader = Reader::from_str(element);
     std::iter::from_fn(move || {
@@ -109,7 +110,7 @@ pub(super) fn value(raw: &str) -> Cow<'_, str> {
         .unwrap_or(Cow::Borrowed(raw))
 }
 
-/// Returns the character that `&reference;` means; `None` if it means none.
+/// Returns the character that `&reference;` means; `None` if the reference is unknown.
 pub(super) fn character(reference: &str) -> Option<char> {
     match BytesRef::new(reference).resolve_char_ref() {
         Ok(Some(c)) => Some(c).filter(|c| is_char(*c)),
@@ -118,12 +119,13 @@ pub(super) fn character(reference: &str) -> Option<char> {
     }
 }
 
-/// Returns why a document in this encoding is refused, and the fix.
+/// Returns why a document of more than [`MAX_SIZE`] bytes is refused.
 pub(super) fn too_large() -> String {
     let size = MAX_SIZE / 1024 / 1024;
     format!("the document is larger than {size} MiB: expected less")
 }
 
+/// Returns why a document in this encoding is refused, and the fix.
 pub(super) fn other_encoding(encoding: &str) -> String {
     format!(
         "the encoding is {encoding}: expected UTF-8 (`iconv -f {encoding} -t UTF-8` converts it; \
@@ -193,8 +195,8 @@ impl Builder<'_> {
         Ok(())
     }
 
-    /// Checks one token of the document and keeps its elements. `is_first` is true if nothing
-    /// precedes it.
+    /// Checks one token, and adds its element to the document. `is_first` is true if nothing
+    /// precedes the token.
     fn token(
         &mut self,
         event: &Event<'_>,
@@ -261,7 +263,7 @@ impl Builder<'_> {
         Ok(())
     }
 
-    /// Returns the name of an element, and its line.
+    /// Returns the name of an element, and the line where it begins.
     fn opened(&self, index: usize) -> (&str, usize) {
         let node = &self.nodes[index];
         let start = node.span.start as usize;
@@ -279,7 +281,7 @@ impl Builder<'_> {
         refuse(self.text, at, problem)
     }
 
-    /// Returns the error for a text that quick-xml can't read.
+    /// Returns the error for a document that quick-xml can't read further than `at`.
     #[cold]
     fn not_read<T>(&mut self, at: usize, error: Error) -> Result<T, XmlError> {
         let text = self.text;

@@ -8,10 +8,10 @@ use crate::device::rules::{Match, Rule, RuleText, Subject};
 use crate::device::toml::Step;
 use crate::device::version::Version;
 
-/// A contradiction or a value that can't be used, in a rule that is well-formed.
+/// An error in a rule that is well-formed TOML: a contradiction, or a value that can't be used.
 #[derive(Debug)]
 pub(super) struct Bad {
-    /// The way to the value, from the rule on.
+    /// The steps from the rule to the value.
     pub(super) way: Vec<Step<'static>>,
     /// The problem, and what was expected.
     pub(super) what: String,
@@ -28,7 +28,7 @@ impl Bad {
         }
     }
 
-    /// Makes the error for a condition.
+    /// Makes the error for the condition with this key.
     fn of(key: &'static str, what: impl Into<String>) -> Self {
         Bad::at([Step::Key("match"), Step::Key(key)], what)
     }
@@ -49,8 +49,8 @@ pub(super) struct Compiled {
     kernel_below: Option<Version>,
 }
 
-/// A glob. Its matcher is made only when a value could match: udev starts a program that reads all
-/// rules for each event, and most rules are about other devices.
+/// A glob. Its matcher is compiled only when a value begins like the pattern: for each event, udev
+/// starts a program that reads all rules, and most rules are about other devices.
 #[derive(Debug, Clone)]
 struct Pattern {
     glob: Glob,
@@ -212,7 +212,7 @@ mod tests {
     fn patterns_agree_with_the_globs_that_they_stand_for() {
         let patterns =
             "mtty-* a* * x-[12] 0x03???? *_vfio_pci {a,b}-c vfio-pci a\\* i915-GVTg_V[45]_[124]";
-        // One of these is empty.
+        // One of these values is empty.
         let values = " mtty-1 mtty- a ab a* x-1 x-3 0x030000 0x0300000 mlx5_vfio_pci b-c vfio-pci vfio-pci2 i915-GVTg_V5_4 i915-GVTg_V5_8";
         for pattern in patterns.split(' ') {
             let matcher = Glob::new(pattern).unwrap().compile_matcher();

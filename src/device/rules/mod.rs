@@ -55,7 +55,6 @@ pub struct Rule {
     pub open: Open,
 }
 
-/// A file of rules.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RulesFile {
@@ -63,7 +62,6 @@ struct RulesFile {
     rule: Vec<RuleText>,
 }
 
-/// A rule as a file spells it.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RuleText {
@@ -134,7 +132,8 @@ impl RuleText {
     }
 }
 
-/// The conditions of a rule. All conditions that are given must hold.
+/// The conditions of a rule. All conditions that are given must be true. A list of globs is true if
+/// one of them matches.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Match {
@@ -163,10 +162,10 @@ pub struct Match {
     /// A glob on the PCI class (`0x0300??`) of the device itself, or of the mdev's parent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub class: Option<String>,
-    /// The oldest kernel for which the rule holds: `5.0`.
+    /// The oldest kernel to which the rule applies: `5.0`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kernel_from: Option<String>,
-    /// The first kernel for which the rule no longer holds: `4.16`.
+    /// The first kernel to which the rule no longer applies: `4.16`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kernel_below: Option<String>,
     /// Conditions on sysfs attributes of the device.
@@ -184,7 +183,7 @@ pub enum Bus {
     Pci,
 }
 
-/// A condition on a sysfs attribute.
+/// A condition on a sysfs attribute: either `is` or `is_not`.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct AttributeMatch {
@@ -209,7 +208,8 @@ impl Rule {
     }
 }
 
-/// A device or an mdev type, in the form that rules are matched against.
+/// The values of a device or mdev type that conditions are compared with. A condition on `None` is
+/// false.
 #[derive(Debug, Clone, Default)]
 pub struct Subject<'a> {
     /// The bus; `None` only in tests.
@@ -255,8 +255,8 @@ impl Rules {
         rules
     }
 
-    /// Appends the rules of one file. Leaves out a rule whose name is taken, so that a file in /etc
-    /// can replace a rule of the package by its name.
+    /// Appends the rules of one file. Leaves out a rule if an earlier one has its name, so that a
+    /// rule in /etc replaces the package's rule of the same name.
     ///
     /// # Errors
     /// [`BadToml`]; then none of the file's rules is added.

@@ -47,7 +47,7 @@ fn the_built_in_rules() {
     for (subject, expected) in [
         (i915("i915-GVTg_V5_4", "6.1.0"), "dmabuf 1920x1200 Safe"),
         (i915("i915-GVTg_V5_8", "5.0"), "dmabuf 1024x768 Safe"),
-        // Before EDID, and one that lies.
+        // Before 5.0 GVT-g has no EDID region; before 4.16 it says yes to every query.
         (i915("i915-GVTg_V4_1", "4.19.0-27"), "dmabuf Safe"),
         (i915("i915-GVTg_V4_1", "4.15.18"), "none Safe"),
         (mdev("mdpy-hd"), "region Safe"),

@@ -65,7 +65,8 @@ pub(super) fn to_text(kept: &impl Serialize) -> io::Result<String> {
 }
 
 impl Key {
-    /// Returns the present state. Fails if the emulator does not exist or can't be reached.
+    /// Returns the present state of an emulator's files and of libvirt. Fails if the emulator does
+    /// not exist or can't be reached.
     pub(super) fn of(root: &Root, emulator: &Path) -> io::Result<Self> {
         let program = fs::metadata(root.join(emulator))?;
         let modified = |data: &Metadata| format!("{}.{:09}", data.mtime(), data.mtime_nsec());
@@ -91,7 +92,8 @@ pub(super) fn kept_path(root: &Root, emulator: &Path) -> PathBuf {
     path_in("qemu", root, emulator)
 }
 
-/// Returns the path of an emulator's file in this directory of the cache.
+/// Returns the path of an emulator's file in `directory` of the cache. [`kept_path`] describes its
+/// name.
 pub(super) fn path_in(directory: &str, root: &Root, emulator: &Path) -> PathBuf {
     let mut name = String::new();
     let emulator = emulator.strip_prefix("/").unwrap_or(emulator);

@@ -7,13 +7,13 @@ use std::path::Path;
 use crate::host::Root;
 use crate::xml::Document;
 
-/// Returns the types of `<graphics>` that libvirt takes with an emulator, from its
-/// `<domainCapabilities>`. libvirt lists `sdl`, `egl-headless` and `dbus` if QEMU was built with
-/// them, whether or not their modules are installed.
+/// Returns the types of `<graphics>` that libvirt accepts with `emulator`, according to the
+/// `<domainCapabilities>` in `xml`. libvirt lists `sdl`, `egl-headless` and `dbus` if QEMU was
+/// built with them, whether or not their modules are installed.
 ///
 /// # Errors
-/// The text is no such document, or is about another emulator: libvirt answers for its own one
-/// where it may not be asked about this one.
+/// `xml` is no `<domainCapabilities>`, or describes another emulator, libvirt's own. libvirt is not
+/// asked about an `emulator` that only a file names, because it would run that program.
 pub(super) fn graphics(
     xml: &str,
     root: &Root,

@@ -27,7 +27,7 @@ const MODULES: [&str; 4] = ["dbus", "egl-headless", "gtk", "sdl"];
 /// The module that contains SPICE, unless the program itself does.
 const SPICE_MODULE: &str = "ui-spice-core.so";
 
-/// A text in every build of ui/spice-core.c.
+/// A text in every build of ui/spice-core.c, by which SPICE is recognized.
 const SPICE: &str = "failed to initialize spice server";
 
 /// A text in each build of ui/spice-display.c with OpenGL.
@@ -36,7 +36,7 @@ const SPICE_GL: &str = "spice-egl";
 /// A text in each build of ui/spice-core.c with a spice-server older than 0.15.3.
 const LOCAL_ONLY: &str = "SPICE GL support is local-only";
 
-/// The facts that the files show. A fact is `None` if they don't show it.
+/// The facts that QEMU's files show. A fact is `None` if the files don't show it.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Told {
     /// QEMU's version.
@@ -52,7 +52,8 @@ pub(super) struct Told {
 /// Reads the files of an emulator.
 ///
 /// # Errors
-/// The program can't be read, or is no QEMU: it does not contain QEMU's version, like a script.
+/// The program can't be read, or does not contain QEMU's version: it is a script or another
+/// program.
 pub(super) fn read(root: &Root, emulator: &Path) -> io::Result<Told> {
     let program = contents(&root.join(emulator))?;
     let Some(version) = version(&program) else {
@@ -79,8 +80,8 @@ pub(super) fn read(root: &Root, emulator: &Path) -> io::Result<Told> {
     })
 }
 
-/// Returns whether SPICE was built with OpenGL, and whether it contains the message that refuses
-/// OpenGL over TCP. `None` without SPICE, if two modules differ, or if one can't be read.
+/// Returns whether SPICE was built with OpenGL, and whether SPICE contains the message that refuses
+/// OpenGL over TCP. `None` without SPICE, or if its modules differ or can't be read.
 fn spice(program: &[u8], directories: &[PathBuf]) -> Option<(bool, bool)> {
     let of = |file: &[u8]| {
         contains(file, SPICE).then(|| (contains(file, SPICE_GL), contains(file, LOCAL_ONLY)))
@@ -111,15 +112,15 @@ fn contains(file: &[u8], text: &str) -> bool {
     memmem::find(file, text.as_bytes()).is_some()
 }
 
-/// Returns the whole content of a file.
+/// Returns the content of a file. Fails like [`open`].
 fn contents(path: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     open(path)?.take(MAX_SIZE).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 
-/// Opens a program to read it. Only a regular file is opened: a domain may name any path, and
-/// opening a device may have an effect.
+/// Opens a program to read it. Fails unless it is a regular file of at most [`MAX_SIZE`]: a domain
+/// may name any path, and opening a device may have an effect.
 pub(super) fn open(path: &Path) -> io::Result<File> {
     let metadata = path.metadata()?;
     if !metadata.is_file() || metadata.len() > MAX_SIZE {
@@ -128,9 +129,9 @@ pub(super) fn open(path: &Path) -> io::Result<File> {
     open_file(path)
 }
 
-/// Returns the directories where this QEMU may have its modules: `lib/qemu` below the directory
-/// where QEMU was installed, by each of the names that distributions give it. There is no way to
-/// ask QEMU for its `--libdir` and `CONFIG_QEMU_MODDIR`.
+/// Returns the directories that may have this QEMU's modules: `lib/qemu`, or a distribution's name
+/// for it, where QEMU was installed. QEMU can't be asked for its `--libdir` and
+/// `CONFIG_QEMU_MODDIR`.
 pub(super) fn module_directories(root: &Root, emulator: &Path) -> Vec<PathBuf> {
     let named = root.join(emulator);
     let real = named.canonicalize().ok();

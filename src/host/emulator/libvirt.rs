@@ -19,8 +19,8 @@ use crate::predict::abilities::{Abilities, Guests, RenderNodes};
 /// src/qemu/qemu_conf.c, `virQEMUDriverConfigNew`).
 pub(super) const LISTEN: &str = "127.0.0.1";
 
-/// `libvirt.json` of a recorded host: the installed libvirt's version, and the limits that the host
-/// sets for its guests.
+/// `libvirt.json` of a recorded host: the installed libvirt's version, and what the host lets its
+/// guests use.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct Installed {
     pub(super) format: u32,
@@ -34,7 +34,8 @@ pub(super) fn installed_path(root: &Root) -> PathBuf {
     root.join(CACHE).join("libvirt.json")
 }
 
-/// Returns the installed libvirt's version, and the limits that the host sets for its guests.
+/// Returns the installed libvirt's version, and what the host lets its guests use ([`Guests`]). For
+/// a recorded host, reads `libvirt.json`.
 pub(super) fn installed(root: &Root, warnings: &mut Vec<Warning>) -> Installed {
     if root.is_recorded() {
         let path = installed_path(root);
@@ -70,8 +71,8 @@ fn dri(root: &Root) -> Option<BTreeSet<String>> {
     Some(names)
 }
 
-/// Returns the numbers of the X servers, by their sockets. Returns `None` if there is no directory
-/// of sockets. systemd makes it at boot, but a service with a `/tmp` of its own does not see it.
+/// Returns the display numbers of the X servers that have a socket; `None` without a directory of
+/// sockets. systemd makes it at boot, but a service with a `/tmp` of its own does not see it.
 fn x_servers(root: &Root) -> Option<BTreeSet<u32>> {
     let directory = root.join("tmp/.X11-unix");
     if !directory.is_dir() {
@@ -128,8 +129,9 @@ fn version_of_library(name: &str) -> Option<Version> {
     Some(Version::from_libvirt(number))
 }
 
-/// Adds the settings of `qemu.conf` about listening, or libvirt's defaults for them. Adds nothing
-/// if `qemu.conf` can't be read, as on Debian by users other than root.
+/// Sets the abilities that depend on `qemu.conf`: where SPICE and VNC listen, TLS, and guests' own
+/// `/dev`. A missing setting has libvirt's default. Sets nothing if `qemu.conf` can't be read, as
+/// on Debian by users other than root.
 pub(super) fn listens(root: &Root, abilities: &mut Abilities, warnings: &mut Vec<Warning>) {
     let Some(text) = conf(root, warnings) else {
         return;
@@ -157,8 +159,8 @@ pub(crate) struct QemuConf {
     pub user: Option<String>,
     /// The setting `group`, if there is one.
     pub group: Option<String>,
-    /// True if each guest has a `/dev` of its own, whose files libvirt gives to that user:
-    /// `namespaces` contains `mount`, and `dynamic_ownership` is on, which are the defaults.
+    /// True if each guest has a `/dev` of its own, and libvirt gives the files in it to QEMU's
+    /// user, as it does by default (`namespaces` with `mount`, `dynamic_ownership` on).
     pub own_dev: bool,
 }
 
@@ -176,8 +178,8 @@ pub(crate) fn qemu_conf(root: &Root, warnings: &mut Vec<Warning>) -> Option<Qemu
     })
 }
 
-/// Returns what libvirt finds in `/dev/dri`; `None` if unknown, as for a recorded host. If sysfs
-/// has render nodes and `/dev/dri` has none, as in a container, libvirt may see more than we do.
+/// Returns whether libvirt finds render nodes in `/dev/dri`; `None` for a recorded host, and if
+/// only sysfs has render nodes: in a container, libvirt may see more than we do.
 pub(super) fn render_nodes(root: &Root) -> Option<RenderNodes> {
     if root.is_recorded() {
         return None;
@@ -213,7 +215,7 @@ fn conf(root: &Root, warnings: &mut Vec<Warning>) -> Option<String> {
     }
 }
 
-/// Returns the value after `key =`: the rest of the line or, if a list begins there, all of the
+/// Returns the value after `key =`: the rest of the line or, if the value is a list, the whole
 /// list, which may have several lines. Returns `None` without the key.
 fn list<'t>(text: &'t str, key: &str) -> Option<&'t str> {
     let first = value(text, key)?;

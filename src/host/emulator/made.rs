@@ -1,4 +1,4 @@
-//! Makes hosts for tests. Their QEMU is a file that contains a few texts.
+//! Makes hosts for tests. Their QEMU is a file with only the texts that we search for.
 
 use std::cell::Cell;
 use std::collections::BTreeSet;
@@ -18,7 +18,7 @@ pub(super) const PROGRAM: &str = "\x7fELF\0QEMU emulator version %s\0\
     QEMU emulator version 7.2.22 (Debian 1:7.2+dfsg-7+deb12u18+b3)\nCopyright\0\
     ui-curses\0ui-opengl\0ui-egl-headless\0ui-dbus\0ui-gtk\0ui-sdl\0ui-spice-core\0";
 
-/// libvirt's answer on Debian 12.
+/// The `<domainCapabilities>` of libvirt on Debian 12.
 pub(super) const CAPABILITIES: &str = "<domainCapabilities>\
     <path>/usr/bin/qemu-system-x86_64</path><devices>\
     <graphics supported='yes'><enum name='type'><value>sdl</value><value>vnc</value><value>spice</value>\
@@ -65,10 +65,9 @@ pub(crate) fn pretend(root: &Root, libvirt: &str, abilities: &Abilities) {
     keep(&kept_path(root, emulator), &kept).unwrap();
 }
 
-/// A host for tests.
 pub(super) struct Host {
     directory: tempfile::TempDir,
-    /// libvirt's answer.
+    /// The `<domainCapabilities>` that libvirt returns.
     pub(super) answer: Result<Option<String>, String>,
     asked: Cell<usize>,
 }
@@ -103,12 +102,11 @@ impl Host {
         self.root().put(path.trim_start_matches('/'), text);
     }
 
-    /// Returns how often libvirt was asked.
     pub(super) fn asked(&self) -> usize {
         self.asked.get()
     }
 
-    /// Returns the abilities and the warnings; from the cache alone unless `fresh`.
+    /// Returns the abilities and the warnings. If not `fresh`, reads only the cache.
     pub(super) fn find(&self, fresh: bool) -> (Abilities, Vec<Warning>) {
         let mut warnings = Vec::new();
         let ask = |_: &Path| {

@@ -1,11 +1,11 @@
-//! Finds out the abilities of the host's QEMU and libvirt once, and keeps them in
+//! Finds out once what the host's QEMU and libvirt can do ([`Abilities`]), and caches the result in
 //! `/var/cache/gfxplane`.
 //!
 //! This runs no QEMU. libvirt reports the graphics that it accepts with an emulator
 //! (`<domainCapabilities>`). QEMU's own files show its version, and two facts that libvirt does not
-//! know: which modules are not installed, and with which spice-server it was built. A distribution
-//! may put each frontend into a package of its own, so the answer is kept together with the state
-//! of the program, its modules and libvirt. libvirt's version is in the file name of its library.
+//! know: which modules are not installed, and with which spice-server QEMU was built. A
+//! distribution may put each frontend into a package of its own, so the cache also has the state of
+//! the program, its modules and libvirt. libvirt's version is in the file name of its library.
 
 mod cache;
 mod capabilities;
@@ -36,7 +36,7 @@ use libvirt::{Installed, installed, installed_path, listens, render_nodes};
 /// returns `None` if there is no libvirt to ask, and an error that says why libvirt gave no answer.
 pub(crate) type AskLibvirt<'a> = dyn Fn(&Path) -> Result<Option<String>, String> + 'a;
 
-/// The places where abilities are looked for.
+/// Where to look for abilities.
 #[derive(Clone, Copy)]
 pub enum Asking<'a> {
     /// Reads only the cache. Abilities that are not in it are unknown.
@@ -68,7 +68,7 @@ pub(crate) fn usual() -> Vec<PathBuf> {
         .into()
 }
 
-/// Returns the emulators that somebody has asked about on this host, and the usual ones that it has.
+/// Returns the emulators in the host's cache, and those of the [`usual`] ones that the host has.
 pub(crate) fn all(root: &Root, warnings: &mut Vec<Warning>) -> BTreeSet<PathBuf> {
     let here = usual().into_iter().filter(|path| root.join(path).exists());
     known(root, warnings).into_iter().chain(here).collect()

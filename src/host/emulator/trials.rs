@@ -1,6 +1,6 @@
 //! The outcomes of trials on this host, in `/var/cache/gfxplane/trials`, a file for each QEMU. The
-//! file also has the state of QEMU, its modules and libvirt at that time. If that has changed, the
-//! outcomes no longer count.
+//! file also has the state of QEMU, its modules and libvirt. If this state has changed, the
+//! outcomes in the file no longer count.
 
 use std::path::{Path, PathBuf};
 
@@ -19,7 +19,7 @@ const LARGEST: usize = 48 * 1024;
 /// The greatest number of characters that are kept of a message.
 const LONGEST: usize = 400;
 
-/// The directory in the cache.
+/// The directory of outcomes in `/var/cache/gfxplane`.
 const TRIALS: &str = "trials";
 
 /// The outcome of a trial.
@@ -38,13 +38,14 @@ pub struct Trial {
 struct Kept {
     format: u32,
     emulator: PathBuf,
-    /// The state of QEMU's build.
+    /// The state of the emulator's files at the trials.
     key: Key,
     libvirt: Version,
     trials: Vec<Trial>,
 }
 
-/// A build of QEMU together with a libvirt: the outcomes of trials are kept for these two.
+/// A build of QEMU together with a version of libvirt. The outcome of a trial is valid only for
+/// both.
 #[derive(Debug)]
 pub(crate) struct Build<'r> {
     root: &'r Root,
@@ -54,8 +55,8 @@ pub(crate) struct Build<'r> {
 }
 
 impl<'r> Build<'r> {
-    /// Returns the emulator's present build with this libvirt. Returns `None` if either is unknown:
-    /// then no outcome can be kept, because nobody could tell when it stops being true.
+    /// Returns the emulator's present build with this version of libvirt. Returns `None` if one of
+    /// them is unknown, because a kept outcome could then become outdated unnoticed.
     pub(crate) fn of(
         root: &'r Root,
         emulator: &'r Path,
@@ -69,7 +70,8 @@ impl<'r> Build<'r> {
         })
     }
 
-    /// Returns the outcome of an earlier trial of this shape with the same build and libvirt.
+    /// Returns the outcome of an earlier trial of this shape with this build; `None` if there was
+    /// none.
     pub(crate) fn result(&self, shape: &str, warnings: &mut Vec<Warning>) -> Option<Trial> {
         let mut trials = self.read(warnings).into_iter();
         trials.find(|trial| trial.shape == shape)

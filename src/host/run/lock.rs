@@ -14,17 +14,18 @@ use super::{BASE, POLL};
 use crate::device::id::DeviceId;
 use crate::host::{Root, is_absent};
 
-/// A file's lock. A device's lock is held from before the device is opened until it is closed.
+/// The lock of a file. Whoever opens a device takes its lock first, and holds the lock until the
+/// device is closed.
 ///
-/// It is an flock(2) that is never released by a call. The lock ends when its last descriptor is
-/// closed, so a process that has inherited a descriptor also holds the lock as long as it lives.
+/// It is an flock(2) that nobody unlocks. It ends when its last file descriptor is closed, so a
+/// child process that has inherited a descriptor also holds the lock as long as it lives.
 #[derive(Debug)]
 pub struct Lock {
     pub(super) file: File,
 }
 
-/// The time that a writer waits for another writer. Writing takes milliseconds, unless somebody has
-/// stopped the process in the middle.
+/// The time that a writer waits for another writer. Writing takes milliseconds, unless a signal has
+/// stopped the writing process.
 pub(super) const WRITER_PATIENCE: Duration = Duration::from_secs(5);
 
 impl Lock {
@@ -39,8 +40,7 @@ impl Lock {
     }
 
     /// Takes the daemon's lock, which only one process on a host can have. If another process has
-    /// it, returns `Ok(Err(…))` with that process's id, which is empty if the process could not
-    /// write it.
+    /// it, returns `Ok(Err(…))` with the id that this process has written, which may be empty.
     pub(crate) fn of_daemon(root: &Root) -> io::Result<Result<Self, String>> {
         let path = directory(root, "lock", 0o700)?.join("daemon");
         match Self::of_file(&path, Instant::now()) {
@@ -69,9 +69,10 @@ impl Lock {
         Ok(lock.expect("it is made if it isn't there"))
     }
 
-    /// Waits for the lock of a file. Makes the file if `make` is true. Otherwise returns `None` if
-    /// there is no such file, and opens the file only for reading: flock(2) needs no more, and
-    /// libvirt's confinement by SELinux allows the hook no more. Without a `limit`, waits for ever.
+    /// Takes the lock of a file, and waits for it; fails with [`io::ErrorKind::TimedOut`] at
+    /// `limit`. If `make` is true, makes a missing file. Otherwise returns `None` for a missing
+    /// file, and opens it only for reading: flock(2) needs no more, and SELinux's policy for
+    /// libvirt allows the hook no more.
     pub(in crate::host) fn wait(
         path: &Path,
         make: bool,
@@ -124,8 +125,8 @@ pub(super) fn one_writer(root: &Root) -> io::Result<Lock> {
     Lock::of_file(&path, Instant::now() + WRITER_PATIENCE)
 }
 
-/// Waits until no process of ours holds the device's lock, at most until `limit`. Returns `true` if
-/// the lock is free or does not exist, and `false` if a process still holds it.
+/// Waits until no process of ours holds the device's lock, at most until `limit`. Returns `false`
+/// if a process still holds it.
 ///
 /// # Errors
 /// Any error of the file system.
@@ -141,8 +142,8 @@ fn is_free_until(lock: &Path, limit: Instant) -> io::Result<bool> {
     }
 }
 
-/// Waits until none of our processes has a trial with the device under way, at most until `limit`.
-/// Returns `true` if no trial is left, and `false` if one is still running.
+/// Waits until no trial uses the device, at most until `limit`. Returns `false` if a trial still
+/// does.
 ///
 /// # Errors
 /// The errors of [`wait_until_free`].
@@ -150,9 +151,9 @@ pub fn wait_until_tried(root: &Root, id: DeviceId, limit: Instant) -> io::Result
     is_free_until(&trying_path(root, id), limit)
 }
 
-/// Returns the path of the lock that is held during a trial of the device. It is not the device's
-/// own lock, because the start of the trial's QEMU may wait for that one. The holder removes the
-/// file at the end.
+/// Returns the path of the lock that is held while a trial uses the device. It is not the device's
+/// own lock, for which the hook waits when the trial's QEMU starts. The process that makes the
+/// trial removes the file at the end.
 pub fn trying_path(root: &Root, id: DeviceId) -> PathBuf {
     root.join(format!("{BASE}/lock/{id}.verify"))
 }

@@ -15,7 +15,8 @@ use super::lock::{Lock, WRITER_PATIENCE};
 use crate::device::record::from_json;
 use crate::host::{Last, Root, is_absent, saw};
 
-/// Makes a directory below `/run/gfxplane`, or checks that the existing one can be trusted.
+/// Makes the directory `name` in `/run/gfxplane`, or checks the existing one ([`trusted`]). Returns
+/// its path.
 pub(in crate::host) fn directory(root: &Root, name: &str, mode: u32) -> io::Result<PathBuf> {
     let base = root.join(BASE);
     make_or_trust(root, &base, 0o755, None)?;
@@ -24,8 +25,9 @@ pub(in crate::host) fn directory(root: &Root, name: &str, mode: u32) -> io::Resu
     Ok(path)
 }
 
-/// Makes one directory, or checks that the existing one can be trusted. Takes away permissions
-/// beyond `mode` from it: anybody who can open a lock's file can hold the lock.
+/// Makes one directory, or checks the existing one ([`trusted`], with its `also`). Removes
+/// permissions beyond `mode` from an existing one: anybody who can open a lock's file can hold the
+/// lock.
 pub(in crate::host) fn make_or_trust(
     root: &Root,
     path: &Path,
@@ -45,6 +47,7 @@ pub(in crate::host) fn make_or_trust(
 }
 
 /// Checks that a path is a directory into which only root, or the user `also`, can have written.
+/// Returns its metadata. Fails with [`io::ErrorKind::InvalidData`] if others can have written.
 pub(in crate::host) fn trusted(
     root: &Root,
     path: &Path,
@@ -62,7 +65,8 @@ pub(in crate::host) fn trusted(
     }
 }
 
-/// Returns why a file or directory can't be believed. `also` is a user who is trusted like root.
+/// Returns why a file or directory can't be trusted; `None` if it can, and for a recorded host.
+/// `also` is a user who is trusted like root.
 pub(in crate::host) fn untrusted(
     root: &Root,
     metadata: &fs::Metadata,
@@ -79,8 +83,8 @@ pub(in crate::host) fn untrusted(
     }
 }
 
-/// Returns the text of a file that only root can have written, if it has at most `limit` bytes;
-/// `None` if there is no such file.
+/// Returns the text of a file that only root can have written; `None` if there is no such file.
+/// Fails if others can have written it, it has more than `limit` bytes, or is not UTF-8.
 pub(in crate::host) fn read_trusted(
     root: &Root,
     path: &Path,
@@ -91,8 +95,8 @@ pub(in crate::host) fn read_trusted(
     text.map_err(|_| "it is not UTF-8".into())
 }
 
-/// Returns what is in a file of JSON that only root or our own user can have written, if it has at
-/// most `limit` bytes; `None` if there is no such file.
+/// Returns the value in a JSON file that only root or our own user can have written; `None` if
+/// there is no such file. Fails like [`read_trusted`], or if the JSON is no `T`.
 pub(in crate::host) fn read_own_json<T: DeserializeOwned>(
     root: &Root,
     path: &Path,
@@ -103,13 +107,12 @@ pub(in crate::host) fn read_own_json<T: DeserializeOwned>(
     parsed.map_err(|error| error.to_string())
 }
 
-/// Returns the user whose process this is.
+/// Returns the id of our own user, to be trusted as `also`.
 pub(in crate::host) fn ourselves() -> Option<u32> {
     Some(geteuid().as_raw())
 }
 
-/// Returns a file's bytes under the conditions of [`read_trusted`]. More than `limit` bytes are an
-/// error.
+/// Like [`read_trusted`], for bytes, and with a user `also` who is trusted like root.
 pub(in crate::host) fn read_trusted_bytes(
     root: &Root,
     path: &Path,
@@ -130,7 +133,8 @@ pub(in crate::host) fn read_trusted_bytes(
     Ok(Some(bytes))
 }
 
-/// Opens a file that only root, or the user `also`, can have written; `None` if there is none.
+/// Opens a regular file that only root, or the user `also`, can have written; `None` if there is no
+/// such file. Fails if others can have written it.
 pub(in crate::host) fn open_trusted(
     root: &Root,
     path: &Path,
@@ -158,8 +162,8 @@ pub(in crate::host) fn open_trusted(
     }
 }
 
-/// Replaces a file as a whole, so that a reader sees the old one or the new one. Everybody may read
-/// it. The new file is written in `directory`, which is on the same file system.
+/// Replaces a file as a whole, so that a reader sees the old content or the new content. Everybody
+/// may read it. `directory`, for the unfinished file, must be on the same file system.
 pub(in crate::host) fn replace(directory: &Path, path: &Path, content: &[u8]) -> io::Result<()> {
     let whole = Whole {
         new: directory.join(".new"),
@@ -170,15 +174,14 @@ pub(in crate::host) fn replace(directory: &Path, path: &Path, content: &[u8]) ->
     whole.put(path, content)
 }
 
-/// The replacement of a file as a whole.
+/// How to replace a file as a whole.
 ///
-/// Until the new file is complete, it has another name, always the same one, and is locked. So a
-/// writer that is killed leaves nothing but that file, and the next writer uses it again.
+/// Until the new file is complete, it is locked and has the path `new`, which is the same for all
+/// writers. So the next writer overwrites what a killed writer has left.
 #[derive(Debug)]
 pub(in crate::host) struct Whole {
     /// The path of the new file until it is complete.
     pub(in crate::host) new: PathBuf,
-    /// The permissions of the file.
     pub(in crate::host) permissions: Permissions,
     /// The file's user and group; `None` for the writer's own.
     pub(in crate::host) owner: Option<(u32, u32)>,
@@ -187,7 +190,7 @@ pub(in crate::host) struct Whole {
 }
 
 impl Whole {
-    /// Replaces the file by `content`, or makes it.
+    /// Gives the file at `path` this content, or makes it.
     ///
     /// # Errors
     /// Any error of the file system; [`io::ErrorKind::TimedOut`] if another writer does not finish.

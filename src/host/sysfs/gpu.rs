@@ -12,7 +12,7 @@ pub struct Gpu {
     pub pci: Pci,
     /// The driver that is bound to the card.
     pub driver: Option<String>,
-    /// The card's render node.
+    /// The card's render node, as a path in `/dev/dri`.
     pub render_node: Option<String>,
     /// The card's existing virtual functions.
     pub functions: Vec<Function>,
@@ -80,7 +80,7 @@ impl Reader<'_> {
         }
     }
 
-    /// Reads the modules that make vGPUs.
+    /// Finds out which modules for vGPUs are loaded, and with which parameters.
     pub(super) fn modules(&mut self) -> Modules {
         let module = self.root.join("sys/module");
         let enable_gvt = self.text(&module.join("i915/parameters/enable_gvt"));

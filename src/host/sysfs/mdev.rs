@@ -12,7 +12,7 @@ use crate::host::{is_absent, read_names, tree};
 pub struct Parent {
     /// The parent's name in sysfs, which mdevctl uses, too.
     pub name: String,
-    /// The parent's directory, as the host names it.
+    /// The parent's directory on the host: `/sys/devices/…`.
     pub path: PathBuf,
     /// The parent's bus or class.
     pub subsystem: Option<String>,
@@ -20,7 +20,7 @@ pub struct Parent {
     pub driver: Option<String>,
     /// The driver that is bound to the parent, if there is one.
     pub bound_driver: Option<String>,
-    /// The parent's PCI device, if the parent is one.
+    /// The parent as a PCI device, if it is one.
     pub pci: Option<Pci>,
     /// The parent's render node, as a path in `/dev/dri`.
     pub render_node: Option<String>,
@@ -33,15 +33,15 @@ pub struct Parent {
 pub struct MdevType {
     /// The type's id, which is the name of its directory.
     pub id: String,
-    /// The type's name for people.
+    /// The type's name in words, such as `GRID T4-1B`, if the driver gives one.
     pub name: Option<String>,
-    /// The type's description for people; some drivers write several lines.
+    /// The type's description in words; some drivers write several lines.
     pub description: Option<String>,
     /// The type's `device_api`: `vfio-pci`, `vfio-ccw`, `vfio-ap`.
     pub device_api: Option<String>,
-    /// The number of devices of the type that can still be created.
+    /// The number of devices of the type that can still be created; `None` if it was not read.
     pub available_instances: Option<u32>,
-    /// The kernel's own statement about the type's display.
+    /// The type's display as the kernel itself reports it; `None` if it does not.
     pub kernel_facts: Option<Facts>,
 }
 
@@ -117,8 +117,9 @@ impl Reader<'_> {
         })
     }
 
-    /// Reads the type `id` in a parent's `mdev_supported_types`. If only one device is read, leaves
-    /// out the texts for people and the number of instances.
+    /// Reads the type `id` in `directory`, a parent's `mdev_supported_types`; `None` if it is
+    /// missing there. If only one device is read, leaves out the type's name, description and
+    /// number of instances.
     fn mdev_type(&mut self, directory: &Path, id: &str) -> Option<MdevType> {
         let path = directory.join(id);
         // Links are not followed: a target outside does not belong to this host.

@@ -6,7 +6,7 @@ use super::{Device, Reader, as_the_kernel_spells};
 use crate::device::id::{DeviceId, PciAddress};
 use crate::host::{exists, read_link, read_names};
 
-/// A PCI device as it describes itself.
+/// A PCI device, as sysfs describes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pci {
     /// The device's PCI address.

@@ -1,4 +1,4 @@
-//! Tells which characters XML allows, and which of them names may have.
+//! Knows which characters XML allows, and which characters a name may have.
 
 use super::refuse;
 use crate::xml::XmlError;

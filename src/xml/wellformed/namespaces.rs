@@ -13,18 +13,17 @@ pub(in crate::xml) fn split(name: &str) -> Option<(&str, &str)> {
     (!prefix.is_empty() && local.starts_with(starts)).then_some((prefix, local))
 }
 
-/// The namespace of the prefix `xml`.
 pub(in crate::xml) const XML_NAMESPACE: &str = "http://www.w3.org/XML/1998/namespace";
 
-/// The namespaces that are declared at a place. quick-xml's own resolver refuses what libxml2
-/// ignores, and searches all declarations for each name.
+/// The namespaces that are declared where the document is being read. quick-xml's own resolver
+/// refuses what libxml2 ignores, and searches all declarations for each name.
 #[derive(Default)]
 pub(super) struct Scope<'a> {
     pub(super) declarations: Vec<Span>,
     default: Option<u32>,
     prefixes: HashMap<&'a str, u32>,
-    /// The declarations to restore when elements end: depth, prefix (empty for the default), and
-    /// the earlier declaration.
+    /// For each declaration: its element's depth, its prefix (empty for the default namespace), and
+    /// the earlier declaration of this prefix, to restore when the element ends.
     shadowed: Vec<(usize, &'a str, Option<u32>)>,
 }
 
@@ -52,7 +51,8 @@ impl<'a> Scope<'a> {
         self.shadowed.push((depth, prefix, before));
     }
 
-    /// Forgets the declarations of elements at this depth.
+    /// Forgets the declarations of the element that ends at this depth, and restores the earlier
+    /// ones.
     pub(super) fn leave(&mut self, depth: usize) {
         while let Some((_, prefix, before)) = self.shadowed.pop_if(|(at, ..)| *at == depth) {
             match (prefix, before) {
