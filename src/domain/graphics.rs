@@ -60,7 +60,7 @@ display_as_serde!(GraphicsType);
 /// A `<graphics>`.
 #[derive(Debug, Clone)]
 pub struct Graphics<'d, 'a> {
-    /// The element.
+    /// The element, for edits.
     pub element: Element<'d, 'a>,
     /// The type; `None` for a type that QEMU does not have (`desktop`) or that gfxplane does not
     /// know.
@@ -77,31 +77,32 @@ pub struct Graphics<'d, 'a> {
     pub settings: GraphicsSettings,
 }
 
-/// The settings of a `<graphics>` that libvirt checks, although they don't change what is shown.
+/// The settings of a `<graphics>` that libvirt checks, and that don't change what it shows.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct GraphicsSettings {
-    /// The `type` of each `<listen>`, and whether that element names a network. Empty if there is
-    /// no `<listen>`; libvirt then makes one.
+    /// The `type` of each `<listen>`, and whether it has the attribute `network`. Empty if there is
+    /// no `<listen>`; libvirt then adds one.
     pub listens: Vec<(String, bool)>,
-    /// The attribute `port`; 0 for none or with `autoport`, -1 if libvirt chooses this port alone.
+    /// The attribute `port`; 0 if it is missing or with `autoport`, -1 if libvirt chooses only this
+    /// port.
     pub port: i32,
-    /// True if libvirt chooses the port.
+    /// True if libvirt chooses `port`, and for spice also `tls_port`.
     pub autoport: bool,
     /// For spice: the attribute `tlsPort`; 0 and -1 as for `port`.
     pub tls_port: i32,
-    /// For vnc: the port `websocket`; 0 if there is none, and -1 if libvirt chooses it.
+    /// For vnc: the attribute `websocket`; 0 if it is missing, -1 if libvirt chooses this port.
     pub websocket: i32,
     /// For spice: the attribute `defaultMode`.
     pub default_mode: SpiceMode,
     /// For spice: the `mode` of each `<channel>`.
     pub channels: Vec<SpiceMode>,
-    /// For dbus: true if the user gave an address.
+    /// For dbus: true if the XML has the address of a bus.
     pub has_address: bool,
     /// For sdl: the attribute `display`, the X display that QEMU opens.
     pub x_display: Option<String>,
     /// For sdl: the attribute `xauth`, the path of a file.
     pub xauth: Option<String>,
-    /// For vnc: the length of `passwd` in bytes.
+    /// For vnc: the length of `passwd` in bytes; 0 if there is none.
     pub password: usize,
     /// For rdp: true for `replaceUser='yes'`.
     pub replace_user: bool,
@@ -122,7 +123,7 @@ pub enum SpiceMode {
 }
 
 impl<'d, 'a> Graphics<'d, 'a> {
-    /// Returns the `<channel>` elements that ask for encryption.
+    /// Returns the `<channel>` elements with `mode='secure'`.
     pub(crate) fn secure_channels(&self) -> impl Iterator<Item = Element<'d, 'a>> {
         let is_secure = |child: &Element<'d, 'a>| {
             child.name() == "channel" && child.attribute("mode").as_deref() == Some("secure")
@@ -132,30 +133,30 @@ impl<'d, 'a> Graphics<'d, 'a> {
 }
 
 impl GraphicsSettings {
-    /// Returns whether spice is to encrypt a channel, by its mode or by `defaultMode`.
+    /// Returns whether `defaultMode` or the `mode` of a channel is `secure`.
     pub(crate) fn wants_tls(&self) -> bool {
         self.default_mode == SpiceMode::Secure || self.channels.contains(&SpiceMode::Secure)
     }
 }
 
-/// The place where a `<graphics>` listens. Its first `<listen>` decides; libvirt uses no other.
+/// The place where a `<graphics>` listens. libvirt uses only its first `<listen>`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Listen {
-    /// TCP on this address. `None` stands for the address in `qemu.conf`, which is 127.0.0.1 by
-    /// default (libvirt src/qemu/qemu_conf.c, `virQEMUDriverConfigNew`).
+    /// TCP on this address. `None`: the address in `qemu.conf`, 127.0.0.1 by default (libvirt
+    /// src/qemu/qemu_conf.c, `virQEMUDriverConfigNew`).
     Address(Option<String>),
     /// TCP on the address of one of libvirt's networks.
     Network,
     /// A UNIX socket.
     Socket,
-    /// Nothing listens: `virsh` and viewers hand over a file descriptor.
+    /// No place: `virsh` and viewers pass QEMU a file descriptor, or the type never listens (sdl).
     None,
 }
 
 /// The place where graphics listen if they name no address, according to `qemu.conf`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ListenDefault<'a> {
-    /// The address; `None` if it is not known and may be any.
+    /// The address; `None` if it is not known, so that it may be any.
     pub address: Option<&'a str>,
     /// True if libvirt uses a UNIX socket instead, whatever the address (libvirt
     /// src/qemu/qemu_process.c, `qemuProcessGraphicsSetupListen`).
@@ -163,7 +164,7 @@ pub struct ListenDefault<'a> {
 }
 
 impl Listen {
-    /// Returns the distance from which a viewer can reach graphics that listen here.
+    /// Returns the distance from which a viewer can reach graphics that listen at this place.
     pub fn reach(&self, default: ListenDefault<'_>) -> Reach {
         let address = match self {
             Listen::None | Listen::Socket => return Reach::Local,
@@ -271,8 +272,7 @@ fn listen(graphics: Element<'_, '_>, kind: Option<GraphicsType>) -> Listen {
         _ => Listen::Address(address(first)),
     };
     // A spice that listens on an address but asks for no port listens nowhere (libvirt
-    // src/conf/domain_postparse.c, virDomainDefPostParseGraphics). -1 stands for a port that
-    // libvirt chooses.
+    // src/conf/domain_postparse.c, virDomainDefPostParseGraphics). With -1, libvirt chooses a port.
     let port = |name: &str| {
         attribute(name)
             .and_then(|text| text.trim().parse::<i32>().ok())

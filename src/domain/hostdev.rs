@@ -15,14 +15,14 @@ use crate::xml::Element;
 /// A `<hostdev>` that is a vfio device, of type mdev or pci.
 #[derive(Debug, Clone)]
 pub struct Hostdev<'d, 'a> {
-    /// The element.
+    /// The element, for edits.
     pub element: Element<'d, 'a>,
     /// The device that the hostdev passes to the guest.
     pub id: DeviceId,
     /// The attribute `model` of a mediated device; `vfio-pci` for a PCI device.
     pub model: String,
-    /// The attribute `display`. libvirt adds `off` for mediated devices, and nothing for PCI
-    /// devices.
+    /// The attribute `display`. If it is missing, libvirt adds `off` for a mediated device, and
+    /// nothing for a PCI device.
     pub display: Option<Switch>,
     /// The attribute `ramfb`.
     pub ramfb: Option<Switch>,
@@ -39,7 +39,7 @@ pub struct HostdevSettings {
     /// True for `managed='yes'`: libvirt binds a PCI device to a vfio driver at start, and gives
     /// the device back to its driver afterwards. libvirt ignores the attribute of mediated devices.
     pub managed: bool,
-    /// The attribute `model` of `<driver>`: the vfio driver that libvirt binds to (libvirt 10.0).
+    /// The attribute `model` of `<driver>`: the vfio driver that libvirt binds (libvirt 10.0).
     pub driver: Option<String>,
     /// True if there is a `<boot order=…>`.
     pub boot: bool,
@@ -55,8 +55,8 @@ impl Hostdev<'_, '_> {
     }
 }
 
-/// Returns the elements that libvirt counts for its `hostdevN`, each with the alias that the user
-/// has chosen.
+/// Returns the elements that libvirt numbers as `hostdevN`, each with the alias that the user has
+/// chosen for it, if any.
 pub(super) fn counted<'d, 'a>(
     interfaces: impl Iterator<Item = Element<'d, 'a>>,
     hostdevs: impl Iterator<Item = Element<'d, 'a>>,
@@ -68,17 +68,18 @@ pub(super) fn counted<'d, 'a>(
         .collect()
 }
 
-/// Returns the alias that the user has chosen for a device. libvirt drops an alias that does not
-/// begin with `ua-`, or has other characters than these (src/conf/domain_conf.c,
-/// `virDomainDeviceInfoParseXML`).
+/// Returns the alias that the user has chosen for a device; `None` if there is none or libvirt
+/// drops it. libvirt keeps an alias that begins with `ua-` and has only ASCII letters, digits, `_`
+/// and `-` (src/conf/domain_conf.c, `virDomainDeviceInfoParseXML`).
 pub(super) fn users_alias(device: Element<'_, '_>) -> Option<String> {
     let alias = device.child("alias")?.attribute("name")?;
     let is_kept = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
     (alias.starts_with("ua-") && alias.chars().all(is_kept)).then(|| alias.into_owned())
 }
 
-/// Returns the PCI address that the XML gives a device in the guest, in libvirt's form. libvirt
-/// chooses one if the address is all zeros (src/util/virpci.c, `virPCIDeviceAddressIsEmpty`).
+/// Returns the PCI address that the XML gives a device in the guest, in the form `0000:00:02.0`.
+/// `None` if there is none, or it can't be read, or it is all zeros, because libvirt then chooses
+/// an address (src/util/virpci.c, `virPCIDeviceAddressIsEmpty`).
 pub(super) fn address_in_guest(device: Element<'_, '_>) -> Option<String> {
     let address = device.child("address")?;
     let number = |name| {
@@ -93,7 +94,7 @@ pub(super) fn address_in_guest(device: Element<'_, '_>) -> Option<String> {
     (is_pci && is_given).then(|| format!("{domain:04x}:{bus:02x}:{slot:02x}.{function}"))
 }
 
-/// Returns all aliases: where the user has chosen none, libvirt's `hostdevN`, counted from 0.
+/// Returns each device's alias: the user's, or else libvirt's `hostdevN`, with N counted from 0.
 pub(crate) fn numbered(aliases: impl Iterator<Item = Option<String>>) -> Vec<String> {
     let mut next = 0..;
     aliases
@@ -143,7 +144,7 @@ pub(super) fn hostdevs<'d, 'a>(aliases: &[(Element<'d, 'a>, String)]) -> Vec<Hos
 /// vfio device.
 pub(crate) fn device(hostdev: Element<'_, '_>) -> Option<(DeviceId, String)> {
     let address = hostdev.child("source")?.child("address");
-    // QEMU has no hostdevs of the other mode, capabilities.
+    // QEMU has no hostdevs with mode='capabilities'.
     let mode = hostdev.attribute("mode");
     if mode.is_some_and(|mode| mode != "subsystem") {
         return None;
@@ -155,7 +156,7 @@ pub(crate) fn device(hostdev: Element<'_, '_>) -> Option<(DeviceId, String)> {
             Some((DeviceId::Mdev(uuid), model))
         }
         Some("pci") => {
-            // libvirt uses 0 for a missing attribute, and for all of them without an <address>.
+            // libvirt uses 0 for a missing attribute, and for all if the <address> is missing.
             let number = |name| match address.and_then(|address| address.attribute(name)) {
                 None => Some(0),
                 Some(text) => parse_number(&text),
@@ -177,8 +178,8 @@ pub(crate) fn device(hostdev: Element<'_, '_>) -> Option<(DeviceId, String)> {
     }
 }
 
-/// Reads a UUID as libvirt does (src/util/viruuid.c, `virUUIDParse`): pairs of digits, with hyphens
-/// and blanks before each.
+/// Reads a UUID as libvirt does (src/util/viruuid.c, `virUUIDParse`): sixteen pairs of hexadecimal
+/// digits, each after any hyphens and blanks. `None` if libvirt can't read it.
 fn parse_uuid(text: &str) -> Option<Uuid> {
     let mut rest = text.trim().as_bytes();
     let mut uuid = [0; 16];
@@ -194,13 +195,13 @@ fn parse_uuid(text: &str) -> Option<Uuid> {
     rest.is_empty().then(|| Uuid::from_bytes(uuid))
 }
 
-/// Reads a number as C's strtoul with base 0 does (libvirt src/conf/device_conf.c,
-/// `virPCIDeviceAddressParseXML`).
+/// Reads a decimal, octal (`010`) or hexadecimal (`0x8`) number of up to 32 bits, as libvirt does
+/// (src/conf/device_conf.c, `virPCIDeviceAddressParseXML`). `None` for anything else.
 pub(crate) fn parse_number(text: &str) -> Option<u32> {
     parse_long(text).and_then(|number| u32::try_from(number).ok())
 }
 
-/// Reads a number as [`parse_number`] does, but of up to 64 bits.
+/// Reads a number as [`parse_number`] does, but with up to 64 bits.
 fn parse_long(text: &str) -> Option<u64> {
     let text = text.trim_start();
     if let Some(digits) = text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {

@@ -65,7 +65,7 @@ impl Switch {
 /// A `<qemu:arg>`.
 #[derive(Debug, Clone)]
 pub struct Argument<'d, 'a> {
-    /// The element.
+    /// The element, for edits.
     pub element: Element<'d, 'a>,
     /// The attribute `value`.
     pub value: String,
@@ -74,7 +74,7 @@ pub struct Argument<'d, 'a> {
 /// A `<qemu:property>` of a device in `<qemu:override>`.
 #[derive(Debug, Clone)]
 pub struct Property<'d, 'a> {
-    /// The element.
+    /// The element, for edits.
     pub element: Element<'d, 'a>,
     /// The alias of the device that gets the property.
     pub alias: String,
@@ -91,13 +91,13 @@ pub struct Property<'d, 'a> {
 pub struct Domain<'d, 'a> {
     /// The element `<domain>`.
     pub element: Element<'d, 'a>,
-    /// The first element `<devices>`, if there is one. libvirt reads the devices of all of them.
+    /// The first element `<devices>`, if there is one. libvirt reads every `<devices>`.
     pub devices: Option<Element<'d, 'a>>,
     /// The attribute `type` of `<domain>`, such as `kvm` or `qemu`.
     pub virt_type: String,
     /// The text of `<name>`.
     pub name: Option<String>,
-    /// The UUID in `<uuid>`.
+    /// The UUID in `<uuid>`; `None` if it is missing or can't be read.
     pub uuid: Option<Uuid>,
     /// The attribute `arch` of `<os><type>`.
     pub arch: Option<String>,
@@ -122,23 +122,23 @@ pub struct Domain<'d, 'a> {
     pub sound: bool,
     /// True if libvirt's AppArmor driver makes no profile for the guest.
     pub unconfined: bool,
-    /// True if libvirt runs the guest's QEMU as root, because its `<seclabel>` says so.
+    /// True if libvirt runs QEMU as root, because a `<seclabel>` of the domain says so.
     pub as_root: bool,
     /// True if the guest's memory is a memfd (`<memoryBacking><source type='memfd'/>`).
     pub memfd: bool,
-    /// The errors that libvirt's parser reports for the devices, in its words.
+    /// The errors that libvirt's parser reports for the devices, with its messages.
     pub misread: Vec<Misread>,
     /// The errors that libvirt reports for whole hostdevs, once all devices are parsed.
     pub unfit: Vec<Misread>,
-    /// True if two hostdevs of any type name the same device of the host.
+    /// True if two elements in `aliases` name the same device of the host.
     pub has_a_device_twice: bool,
-    /// An alias of the user's that two devices of any kind have.
+    /// An alias that the user has given to two devices of any kind, if there is one.
     pub alias_twice: Option<String>,
-    /// A PCI address in the guest that two devices of any kind have, in libvirt's form.
+    /// A PCI address in the guest that the XML gives to two devices of any kind, if there is one.
     pub address_twice: Option<String>,
     /// libosinfo's id of the guest's system (`http://microsoft.com/win/10`).
     pub os_id: Option<String>,
-    /// The name of another manager, if the domain has metadata of one.
+    /// The name of another program that manages the domain, such as Nova, if its metadata show one.
     pub manager: Option<&'static str>,
     /// The element `<gfxplane:policy>` in the metadata.
     pub policy: Option<Element<'d, 'a>>,
@@ -148,7 +148,7 @@ pub struct Domain<'d, 'a> {
     pub properties: Vec<Property<'d, 'a>>,
 }
 
-/// Other managers of domains: a part of the namespace of their metadata, and their name.
+/// Other programs that manage domains: a part of their metadata's namespace, and their name.
 pub(crate) const MANAGERS: [(&str, &str); 5] = [
     ("openstack.org", "Nova"),
     ("ovirt.org", "oVirt"),
@@ -232,8 +232,8 @@ impl<'d, 'a> Domain<'d, 'a> {
         })
     }
 
-    /// Returns the path of the program that runs the domain: its `<emulator>`, or else the QEMU for
-    /// its architecture where Debian has it.
+    /// Returns the path of the program that runs the domain: the `<emulator>`, or else Debian's
+    /// path of QEMU for the domain's architecture.
     pub fn program(&self) -> PathBuf {
         self.emulator.as_ref().map_or_else(
             || {
@@ -244,15 +244,15 @@ impl<'d, 'a> Domain<'d, 'a> {
         )
     }
 
-    /// Returns whether libosinfo's metadata say that the guest is Windows.
+    /// Returns whether libosinfo's metadata name Windows as the guest's system.
     pub(crate) fn is_windows(&self) -> bool {
         self.os_id
             .as_deref()
             .is_some_and(|id| id.contains("microsoft.com/win"))
     }
 
-    /// Returns whether a hostdev for a vfio device does not name the device. libvirt refuses such a
-    /// domain ([`Domain::misread`]).
+    /// Returns whether a hostdev of type mdev or pci does not name its device. libvirt refuses such
+    /// a domain ([`Domain::misread`]).
     pub(crate) fn has_unread_hostdev(&self) -> bool {
         let hostdevs = self.aliases.iter().map(|(element, _)| element);
         let mut hostdevs = hostdevs.filter(|element| element.name() == "hostdev");
@@ -264,8 +264,8 @@ impl<'d, 'a> Domain<'d, 'a> {
 
     /// Returns whether QEMU runs the domain.
     pub(crate) fn is_qemu(&self) -> bool {
-        // hyperv is QEMU on Microsoft's hypervisor (KubeVirt 1.9, pkg/hypervisor/mshv), as far as a
-        // domain has vfio devices.
+        // A domain of type hyperv with vfio devices runs in QEMU on Microsoft's hypervisor
+        // (KubeVirt 1.9, pkg/hypervisor/mshv).
         matches!(self.virt_type.as_str(), "kvm" | "qemu" | "hvf" | "hyperv")
     }
 }
@@ -290,9 +290,9 @@ fn in_devices<'d, 'a>(root: Element<'d, 'a>) -> impl Iterator<Item = Element<'d,
     all.flat_map(Element::children)
 }
 
-/// Returns a name that two of the domain's devices have; `name` returns a device's name, if it has
-/// one. A `<console>` may be the `<serial>` once more, with its names (libvirt
-/// src/conf/domain_conf.c, `virDomainDeviceInfoIterateFlags`).
+/// Returns a name that two of the domain's devices have, if any; `name` returns a device's name.
+/// Ignores every `<console>`, because libvirt may repeat the `<serial>` as a `<console>` with the
+/// same names (src/conf/domain_conf.c, `virDomainDeviceInfoIterateFlags`).
 fn twice(root: Element<'_, '_>, name: fn(Element<'_, '_>) -> Option<String>) -> Option<String> {
     let mut seen = HashSet::new();
     let devices = in_devices(root).filter(|device| device.name() != "console");
@@ -300,7 +300,7 @@ fn twice(root: Element<'_, '_>, name: fn(Element<'_, '_>) -> Option<String>) -> 
     names.find(|name| !seen.insert(name.clone()))
 }
 
-/// Returns the elements of this name in QEMU's namespace under `<domain>`.
+/// Returns the children of `<domain>` (`root`) that have this name in QEMU's namespace.
 pub(crate) fn of_qemu<'d, 'a>(
     root: Element<'d, 'a>,
     name: &'static str,
@@ -309,7 +309,7 @@ pub(crate) fn of_qemu<'d, 'a>(
     root.children().filter(is_it)
 }
 
-/// Returns the children of these elements.
+/// Returns the children of the elements that [`of_qemu`] returns.
 pub(crate) fn in_qemu<'d, 'a>(
     root: Element<'d, 'a>,
     name: &'static str,
@@ -322,8 +322,8 @@ fn seclabels<'d, 'a>(root: Element<'d, 'a>) -> impl Iterator<Item = Element<'d, 
     children.filter(|child| child.is(None, "seclabel"))
 }
 
-/// Returns whether a `<seclabel>` keeps libvirt's AppArmor driver from making a profile. Without a
-/// model it is for the first driver, which is AppArmor's on a host that has it (libvirt
+/// Returns whether a `<seclabel>` keeps libvirt's AppArmor driver from making a profile. A label
+/// without a model is for libvirt's first security driver: AppArmor, if the host has it (libvirt
 /// src/conf/domain_conf.c, `virSecurityLabelDefsParseXML`).
 fn is_without_profile(seclabel: Element<'_, '_>) -> bool {
     let (kind, model) = (seclabel.attribute("type"), seclabel.attribute("model"));
@@ -331,7 +331,7 @@ fn is_without_profile(seclabel: Element<'_, '_>) -> bool {
         && matches!(model.as_deref(), None | Some("apparmor"))
 }
 
-/// Returns whether a `<seclabel>` of the owners (DAC) lets QEMU run as root. QEMU then has root's
+/// Returns whether a `<seclabel>` of model dac makes QEMU run as root. QEMU then has root's
 /// capabilities (seen with libvirt 12.8).
 fn is_of_root(seclabel: Element<'_, '_>) -> bool {
     let (kind, model) = (seclabel.attribute("type"), seclabel.attribute("model"));
@@ -398,7 +398,7 @@ fn misread(root: Element<'_, '_>) -> Vec<Misread> {
     interfaces
 }
 
-/// An error that libvirt reports for a device on every host.
+/// An error in the XML of a device, which libvirt reports on every host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Misread {
     /// libvirt's message.
@@ -410,11 +410,11 @@ pub struct Misread {
 /// The versions of libvirt that have a check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Versions {
-    /// The first version with the check; empty: every version.
+    /// The first version with the check; empty if the oldest version has the check.
     pub since: &'static [u32],
-    /// The first version without it; empty: none.
+    /// The first later version without the check; empty if the newest version has the check.
     pub until: &'static [u32],
-    /// True if every version refuses the same, and some in other words or at another stage.
+    /// True if every version refuses the domain, even if with another message or at another stage.
     pub always: bool,
 }
 
@@ -513,7 +513,7 @@ fn properties<'d, 'a>(root: Element<'d, 'a>) -> Vec<Property<'d, 'a>> {
     found
 }
 
-/// Returns the name and the vfio devices of a domain; both empty if its XML can't be read.
+/// Returns the name and the vfio devices of a domain. Both are empty if the XML can't be read.
 pub(crate) fn name_and_devices(definition: &str) -> (String, Vec<DeviceId>) {
     let document = Document::parse(definition);
     let Ok(domain) = document

@@ -1,4 +1,4 @@
-//! The policy: which changes a domain may get, and what its owner has agreed to lose.
+//! The policy: the changes that a domain may get, and the losses to which its owner has agreed.
 
 use std::collections::BTreeSet;
 use std::str::FromStr;
@@ -17,7 +17,7 @@ pub enum Displays {
     Off,
     /// Displays that the domain asks for with `display='on'`.
     Asked,
-    /// Also displays that were measured and that the domain's graphics can show as they are.
+    /// Also measured displays that the domain's graphics can show without any change.
     Auto,
     /// Also displays for which graphics or GL must be added.
     Full,
@@ -57,7 +57,7 @@ pub enum EmulatedVideo {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum BootDisplay {
-    /// ramfb stays as it is, unless it can't work.
+    /// gfxplane does not change ramfb, unless ramfb can't work.
     Keep,
     /// ramfb is switched on.
     Ramfb,
@@ -67,7 +67,7 @@ pub enum BootDisplay {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Guest {
-    /// Windows: its driver wants the OpRegion.
+    /// Windows, whose driver needs the OpRegion.
     Windows,
     /// Any other system.
     Other,
@@ -88,8 +88,8 @@ pub struct Policy {
     pub guest: Option<Guest>,
     /// The setting `consent`: the losses to which the user has agreed.
     pub consent: BTreeSet<Consent>,
-    /// True if a display that is known, but not measured, is switched on like a measured one. No
-    /// file and no domain can set this: only a person can, for one command.
+    /// True if gfxplane switches on a display that is known but not measured, like a measured one.
+    /// No file and no domain can set this: only a person can, for one command.
     pub trust_rules: bool,
     /// True if all displays are switched off. Only a person can set this, for one command.
     pub no_display: bool,
@@ -110,15 +110,15 @@ impl Default for Policy {
     }
 }
 
-/// The error for a word that is not one of the expected words.
+/// The error for an unknown word in a policy.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{name} is {found:?}: expected {expected}")]
 pub struct BadWord {
-    /// The name of the setting that has this value.
+    /// The name of the setting that has the word as its value.
     pub name: &'static str,
-    /// The word that was found.
+    /// The unknown word.
     pub found: String,
-    /// The words that are allowed.
+    /// The allowed words, as a text for people.
     pub expected: &'static str,
 }
 
@@ -148,7 +148,7 @@ words! {
     Guest: "guest", "windows or other";
 }
 
-/// Reads a list of losses, such as `remote,video` or `all`.
+/// Reads a list of losses, such as `remote,video` or `all`. The list may be empty.
 ///
 /// # Errors
 /// [`BadWord`] for any other word.
@@ -168,8 +168,8 @@ pub fn consent(text: &str) -> Result<BTreeSet<Consent>, BadWord> {
     Ok(all)
 }
 
-/// A policy as files and domains write it. A setting that is `None` leaves the other policy's
-/// setting in place.
+/// A policy as files and domains write it. [`Policy::with`] applies it to another policy, of which
+/// it keeps each setting that is `None` here.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Wishes {
     /// `display = "asked" | "auto" | "full" | "off"`
@@ -191,7 +191,7 @@ pub struct Wishes {
 }
 
 impl Wishes {
-    /// Sets one setting by the name that files and domains use for it. `None` removes it.
+    /// Sets the setting that has this name in files and domains. With the value `None`, unsets it.
     ///
     /// # Errors
     /// [`BadWord`] for an unknown name or word.
@@ -236,7 +236,7 @@ impl Wishes {
         ]
     }
 
-    /// Returns the wishes for a plan that shows a domain as it is.
+    /// Returns the wishes with which a plan changes nothing, and so shows the domain as it is.
     #[must_use]
     pub fn as_it_is() -> Self {
         Wishes {
@@ -286,7 +286,8 @@ impl Policy {
         self
     }
 
-    /// Returns this policy with its settings replaced by the wishes, where there are any.
+    /// Returns this policy with the settings in `wishes` in place of its own. No wish switches
+    /// `trust_rules` or `no_display` off.
     #[must_use]
     pub fn with(mut self, wishes: &Wishes) -> Self {
         self.display = wishes.display.unwrap_or(self.display);
@@ -320,8 +321,8 @@ impl Policy {
         }
     }
 
-    /// Returns whether the guest is Windows. The policy decides; if it does not say, libosinfo's
-    /// metadata decide.
+    /// Returns whether the guest is Windows: according to the policy's `guest`, or if that is
+    /// `None`, to libosinfo's metadata.
     pub(crate) fn is_windows(&self, domain: &Domain<'_, '_>) -> bool {
         self.guest
             .map_or_else(|| domain.is_windows(), |guest| guest == Guest::Windows)

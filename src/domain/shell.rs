@@ -40,13 +40,14 @@ pub fn is_harmless(c: char) -> bool {
 }
 
 /// Returns a text from another source as one line that harms no terminal. Each character that is
-/// not [`is_harmless`] becomes U+FFFD, and at most [`LONGEST_LINE`] bytes remain. Names of domains
-/// and files, and the output of QEMU, which a guest can influence, may contain anything.
+/// not [`is_harmless`] becomes U+FFFD. After [`LONGEST_LINE`] bytes, only the number of bytes that
+/// are cut off follows. Names of domains and files, and the output of QEMU, which a guest can
+/// influence, may contain anything.
 pub fn plain(text: &str) -> String {
     plain_up_to(LONGEST_LINE, text)
 }
 
-/// Returns a text as [`plain`] does, but with another limit, in bytes.
+/// Returns a text as [`plain`] does, but cuts it at `limit` bytes.
 pub(crate) fn plain_up_to(limit: usize, text: &str) -> String {
     let is_whole = text.len() <= limit;
     let end = text.floor_char_boundary(limit);
@@ -57,8 +58,8 @@ pub(crate) fn plain_up_to(limit: usize, text: &str) -> String {
     line
 }
 
-/// Returns a text as [`plain`] does, but keeps its line ends and tabs. The limit holds for each
-/// part between them.
+/// Returns a text as [`plain`] does, but keeps its line ends and tabs. The limit applies to each
+/// part between line ends and tabs.
 pub fn plain_lines(text: &str) -> String {
     let lines: Vec<String> = text
         .split('\n')
@@ -70,8 +71,8 @@ pub fn plain_lines(text: &str) -> String {
     lines.join("\n")
 }
 
-/// Returns the text of an error for people: without the `(os error N)` that Rust's library adds to
-/// the kernel's words, and without characters on which a terminal acts.
+/// Returns an error's text for people to read: without the `(os error N)` that Rust's library adds
+/// to the kernel's words, and without characters on which a terminal acts.
 #[must_use]
 pub fn in_words(text: &str) -> String {
     let mut rest = text;
@@ -93,7 +94,7 @@ pub(crate) fn wrapping<'a>(width: usize) -> textwrap::Options<'a> {
         .word_splitter(textwrap::WordSplitter::NoHyphenation)
 }
 
-/// A writer that passes on harmless characters, line ends and tabs, and U+FFFD for any other.
+/// A writer that passes on harmless characters, line ends and tabs. Any other becomes U+FFFD.
 #[derive(Debug)]
 pub(crate) struct Harmless<W> {
     inner: W,
@@ -151,7 +152,7 @@ pub fn quoted(word: &str) -> String {
     }
 }
 
-/// The longest domain name, in bytes, that a command may have; a longer one gives way to the UUID.
+/// A command names a domain by a name of up to this many bytes, and otherwise by the UUID.
 pub(crate) const LONGEST_NAME: usize = 200;
 
 /// Returns the word that names a domain on a gfxplane command line ([`named`]), quoted for a shell
@@ -161,7 +162,7 @@ pub fn operand(name: Option<&str>, uuid: Option<Uuid>) -> String {
 }
 
 /// Returns the word that names a domain to gfxplane: its name, or its UUID if the name is missing,
-/// looks like an option or a file, or can't be typed. `None` if there is no UUID, either.
+/// too long, looks like an option or a file, or can't be typed. `None` if the UUID is missing, too.
 #[must_use]
 pub(crate) fn named(name: Option<&str>, uuid: Option<Uuid>) -> Option<String> {
     let is_name = |name: &&str| {

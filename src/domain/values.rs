@@ -1,13 +1,14 @@
 //! The values that libvirt's parser accepts in `<graphics>` and `<video>`, as a table.
 //!
 //! The table follows libvirt 9.0 (src/conf/domain_conf.c, `virDomainGraphicsDefParseXML`,
-//! `virDomainVideoDefParseXML`), whose answer to a wrong value was seen for each row.
+//! `virDomainVideoDefParseXML`), whose error for a wrong value was seen for each row.
 
 use super::{Misread, invalid};
 use crate::xml::Element;
 
-/// The types of graphics, or `video` or `model`; the child that has the attribute, or `""` for
-/// the element itself; the attribute; true if it is required; its words, or none for a number.
+/// The types of graphics, or `video` or `model`; the child that has the attribute, or `""` for the
+/// element itself; the attribute; true if it is required; the words that it accepts, or none if it
+/// is a number.
 type Row = (
     &'static [&'static str],
     &'static str,
@@ -63,7 +64,8 @@ const ROWS: [Row; 29] = [
     (&["model"], "resolution", "y", true, &[]),
 ];
 
-/// Returns libvirt's first error about a value in an element of this kind, if there is one.
+/// Returns libvirt's first error about a value in an element, if there is one. `kind` is a type of
+/// graphics, `video` or `model`.
 pub(super) fn misread(kind: &str, element: Element<'_, '_>) -> Option<Misread> {
     let mut rows = ROWS.iter().filter(|(of, ..)| of.contains(&kind));
     let error = rows.find_map(|&(_, child, attribute, needed, words)| {
@@ -92,8 +94,8 @@ pub(super) fn missing(attribute: &str, element: &str) -> String {
     format!("Missing required attribute '{attribute}' in element '{element}'")
 }
 
-/// Returns libvirt's error if an old attribute of `<graphics>` contradicts its first `<listen>`
-/// (`virDomainGraphicsListensParseXML`).
+/// Returns libvirt's error if the old attribute `listen` or `socket` of `<graphics>` contradicts
+/// the first `<listen>` (`virDomainGraphicsListensParseXML`).
 fn listens_elsewhere(kind: &str, graphics: Element<'_, '_>) -> Option<String> {
     let listen = graphics.child("listen")?;
     let is_read = matches!(kind, "vnc" | "spice" | "rdp");

@@ -6,15 +6,16 @@ use crate::xml::Element;
 /// A `<video>`.
 #[derive(Debug, Clone)]
 pub struct Video<'d, 'a> {
-    /// The element.
+    /// The element, for edits.
     pub element: Element<'d, 'a>,
-    /// The `type` of `<model>`; `None` if libvirt chooses.
+    /// The `type` of `<model>`; `None` if libvirt chooses the model.
     pub model: Option<String>,
     /// The settings on which the card's screen and libvirt's checks depend.
     pub settings: VideoSettings,
 }
 
-/// The settings of a `<video>` that libvirt checks. The first three also change the card's screen.
+/// The settings of a `<video>` that libvirt checks. `primary`, `vhost_user`, `accel3d` and `heads`
+/// also change the card's screens.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct VideoSettings {
     /// True for `<model primary='yes'>`: libvirt puts this card first.
@@ -27,7 +28,7 @@ pub struct VideoSettings {
     pub accel2d: bool,
     /// True if `<acceleration>` names a render node.
     pub rendernode: bool,
-    /// The attribute `heads` of the model; 1 if there is none.
+    /// The attribute `heads` of the model; 1 if it is missing or can't be read.
     pub heads: u32,
     /// The attribute `blob` of the model (libvirt 9.2).
     pub blob: Option<Switch>,

@@ -17,13 +17,14 @@ pub struct Abilities {
     /// The version of the libvirt that runs the domain.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub libvirt: Option<Version>,
-    /// The frontends that libvirt accepts with this QEMU and whose modules are installed (`vnc`,
-    /// `spice`, `dbus`, `egl-headless`, `sdl`, `rdp`), and `spice-gl`. A distribution may put any
-    /// of them into a separate package.
+    /// The frontends that libvirt accepts with this QEMU and whose modules are installed: `vnc`,
+    /// `spice`, `dbus`, `egl-headless`, `sdl`, `rdp`, and `spice-gl` for OpenGL in spice. A
+    /// distribution may put any of them into a separate package.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub frontends: Option<BTreeSet<String>>,
-    /// True if spice in this QEMU can have OpenGL over TCP. QEMU 10.1 and later can if built with
-    /// spice-server 0.15.3 or later. If not, they still contain the message of the refusal.
+    /// True if spice in this QEMU can have OpenGL over TCP: QEMU 10.1 or later, built with
+    /// spice-server 0.15.3 or later. A build with an older spice-server contains the message of the
+    /// refusal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub spice_gl_over_tcp: Option<bool>,
     /// `spice_listen` of qemu.conf: the address where spice listens unless the domain names one.
@@ -33,17 +34,17 @@ pub struct Abilities {
     /// `vnc_listen` of qemu.conf: the address where VNC listens unless the domain names one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vnc_listen: Option<String>,
-    /// `spice_auto_unix_socket` of qemu.conf: true if spice without an address listens on a socket.
+    /// `spice_auto_unix_socket` of qemu.conf: true if spice without an address uses a UNIX socket.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub spice_auto_unix_socket: Option<bool>,
-    /// `vnc_auto_unix_socket` of qemu.conf: true if VNC without an address listens on a socket.
+    /// `vnc_auto_unix_socket` of qemu.conf: true if VNC without an address uses a UNIX socket.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vnc_auto_unix_socket: Option<bool>,
     /// `spice_tls` of qemu.conf: true if spice has a TLS port.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub spice_tls: Option<bool>,
-    /// True if each guest has a `/dev` of its own that holds only what its XML names. That is so
-    /// unless qemu.conf removes `mount` from `namespaces`. `None` if qemu.conf can't be read.
+    /// True if each guest has its own `/dev` with only the devices in its XML. False if qemu.conf
+    /// removes `mount` from `namespaces`, and `None` if qemu.conf can't be read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub own_dev: Option<bool>,
     /// True if the host has KVM (`/dev/kvm`); `None` if nobody has looked. The daemon and the hook
@@ -62,29 +63,29 @@ pub struct Abilities {
 /// The limits that a host sets for its guests. An unknown limit does not count against a domain.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Guests {
-    /// The names in the host's `/dev/dri`, and those in its `by-path`, as `by-path/…`. `None` if
-    /// `/dev/dri` does not exist.
+    /// The names of files below the host's `/dev/dri`, such as `renderD128` and `by-path/…`. `None`
+    /// if `/dev/dri` does not exist.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dri: Option<BTreeSet<String>>,
     /// True if libvirt gives each guest an AppArmor profile.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub apparmor: Option<bool>,
-    /// The numbers of this host's X servers that have a socket (`/tmp/.X11-unix/X0`).
+    /// The numbers of this host's X servers that have a socket, such as 0 for `/tmp/.X11-unix/X0`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub x_servers: Option<BTreeSet<u32>>,
-    /// True if AppArmor keeps a guest from the sockets of X servers. It does if it checks unix
-    /// sockets (Linux 6.17 and later, with policies that support it) and the guests' profile has
+    /// True if AppArmor keeps a guest from the sockets of X servers: if AppArmor checks UNIX
+    /// sockets (Linux 6.17 and later, with policies for such checks), and the guests' profile has
     /// no rule for X's sockets.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub x_denied: Option<bool>,
-    /// The first TCP port on which a guest's QEMU may listen: 1024, unless the kernel has another
-    /// setting (`net.ipv4.ip_unprivileged_port_start`). libvirt takes QEMU's capabilities away.
-    /// `None` if qemu.conf keeps it from doing so or makes QEMU run as root, or can't be read.
+    /// The first TCP port on which a guest's QEMU may listen without capabilities: 1024, or the
+    /// kernel's setting `net.ipv4.ip_unprivileged_port_start`. `None` if qemu.conf leaves QEMU its
+    /// capabilities, makes QEMU run as root, or can't be read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub first_port: Option<u16>,
     /// True if AppArmor keeps libvirt from starting a dbus-daemon for a guest, as it does on
-    /// Debian. A domain with graphics of type dbus on a bus then does not start. `None` under
-    /// SELinux, where it is not known.
+    /// Debian. A domain with graphics of type dbus on a bus then does not start. `None` if that is
+    /// not known, as under SELinux.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dbus_daemon_denied: Option<bool>,
 }
@@ -128,7 +129,7 @@ impl Abilities {
     /// for a path outside of `/dev/dri`.
     pub(crate) fn lacks_node(&self, path: &str) -> Option<bool> {
         let Some(name) = path.strip_prefix("/dev/dri/") else {
-            // A mere name is no path of a device.
+            // A name without a slash is no path of a device.
             return (!path.contains('/')).then_some(true);
         };
         let dri = self.guests.dri.as_ref()?;
@@ -153,7 +154,7 @@ impl Abilities {
         }
     }
 
-    /// Returns whether QEMU has a frontend; `None` if that is not known.
+    /// Returns whether `frontends` has this frontend; `None` if the frontends are not known.
     pub(crate) fn has(&self, frontend: &str) -> Option<bool> {
         self.frontends
             .as_ref()

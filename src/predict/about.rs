@@ -3,7 +3,7 @@
 use crate::device::id::{DeviceId, serialize_as_text};
 use crate::domain::GraphicsType;
 
-/// The subject of a refusal or of a note.
+/// The subject of a refusal, or of a note in a plan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum About {
     /// A vfio device of the domain.

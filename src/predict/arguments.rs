@@ -25,25 +25,27 @@ use crate::predict::words::is_in;
 pub struct Arguments {
     /// The local display: the last `-display`, or `-nographic`.
     pub display: Option<Display>,
-    /// The number of `-vnc` (`-display vnc=…` counts as one). Each binds itself to a screen.
+    /// The number of `-vnc` and `-display vnc=…`. Each makes a VNC server that binds itself to a
+    /// screen.
     pub vnc: usize,
-    /// True if one of these VNCs listens somewhere.
+    /// True if one of these VNC servers listens, as all except `-vnc none` do.
     pub vnc_listens: bool,
-    /// The card of the last `-vga`, by the name of its driver. QEMU makes it before all devices.
+    /// The driver of the card of the last `-vga`. QEMU makes the card before all devices.
     pub vga: Option<&'static str>,
-    /// The drivers of the `-device`s that QEMU puts into free slots of its first PCI bus before
-    /// libvirt's devices are there: those in option syntax that name no address.
+    /// The drivers of the `-device`s that QEMU puts into free slots of its first PCI bus before it
+    /// makes libvirt's devices: each `-device` in option syntax that names no address.
     pub on_pci: Vec<String>,
-    /// Each `-device` that makes a screen or is a vfio device, in their order.
+    /// Each `-device` that makes a screen or is a vfio device, in the order of the arguments.
     pub devices: Vec<Device>,
-    /// Each `-global` for vfio devices, in their order: a later one wins.
+    /// Each `-global` for vfio devices, in their order: later ones overrule earlier ones.
     pub globals: Vec<Global>,
-    /// Each `-set` for a device that is not the user's own, in their order: the last one wins.
+    /// Each `-set` for a device not the user's own, in their order: later ones overrule earlier
+    /// ones.
     pub settings: Vec<Setting>,
     /// Each `-set` that QEMU can't parse.
     pub malformed: Vec<String>,
-    /// Arguments that concern displays and are not read here. Only their options are kept, without
-    /// values, because a value may be a secret.
+    /// Arguments that concern displays and are not read here. Each is kept as its option without
+    /// the value, because a value may be a secret.
     pub unread: Vec<String>,
 }
 
@@ -105,8 +107,8 @@ pub struct Setting {
 }
 
 impl Setting {
-    /// Reads the argument of `-set`; `None` if it is not about a device, or malformed
-    /// (`qemu_set_option`, util/qemu-config.c).
+    /// Reads the argument of a `-set`; `None` if the argument is not about a device, or is
+    /// malformed (`qemu_set_option`, util/qemu-config.c).
     pub fn read(text: &str) -> Option<Self> {
         let (id, rest) = text.strip_prefix("device.")?.split_once('.')?;
         let (property, value) = rest.split_once('=')?;
@@ -123,18 +125,17 @@ impl Setting {
 /// QEMU's displays that are not read, or only in some forms (qapi/ui.json, `DisplayType`).
 const DISPLAYS: [&str; 5] = ["cocoa", "dbus", "gtk", "sdl", "spice-app"];
 
-/// The greatest number of unread arguments that are named. The effect of the others is in doubt all
-/// the same.
+/// The greatest length of [`Arguments::unread`]. One entry is enough for a doubt.
 const MOST_UNREAD: usize = 16;
 
-/// QEMU's options without a value that are still in use. An unknown option takes the next
-/// word as its value, unless that word looks like an option.
+/// QEMU's options without a value that are still in use. The word after an unknown option is the
+/// option's value, unless the word looks like an option.
 pub(crate) const SWITCHES: &str = "\
     -S -alt-grab -ctrl-grab -daemonize -enable-fips -enable-kvm -full-screen -no-acpi \
     -no-fd-bootchk -no-frame -no-hpet -no-quit -no-reboot -no-shutdown -no-user-config -nodefaults \
     -only-migratable -s -snapshot -win2k-hack";
 
-/// Options whose value is always the next word, even one that looks like an option.
+/// Options whose value is always the next word, even a word that looks like an option.
 const WITH_A_VALUE: [&str; 8] = [
     "-device",
     "-display",
@@ -147,11 +148,11 @@ const WITH_A_VALUE: [&str; 8] = [
 ];
 
 impl Arguments {
-    /// Reads the arguments.
+    /// Reads the `value` of each `<qemu:arg>`, in the order of the XML.
     pub fn read<'v>(values: impl IntoIterator<Item = &'v str>) -> Self {
         let mut read = Arguments::default();
         let mut devices: Vec<Device> = Vec::new();
-        // The devices that a -set finds, by id: those in option syntax that come before it.
+        // The devices that a -set finds, by id: devices in option syntax that come before the -set.
         let mut own: BTreeMap<String, usize> = BTreeMap::new();
         let mut display_unread = None;
         let mut words = values.into_iter().peekable();
@@ -218,9 +219,8 @@ impl Arguments {
         read
     }
 
-    /// Reads a `-set`. If it is for a device of the user's own, sets the property in that device:
-    /// `own` has the places of these devices in `devices`, by id. Otherwise keeps the `-set`, as
-    /// one for a libvirt device or as malformed.
+    /// Reads a `-set`. For a device of the user's own, sets the property in `devices`, where `own`
+    /// has the device's index by its id. Otherwise keeps the `-set` in `settings` or `malformed`.
     fn own_set(&mut self, value: &str, own: &BTreeMap<String, usize>, devices: &mut [Device]) {
         let Some(setting) = Setting::read(value) else {
             // A -set for something other than a device has the same three parts.
@@ -236,8 +236,8 @@ impl Arguments {
         }
     }
 
-    /// Keeps the devices that concern screens. Counts the devices that take a slot, and notes
-    /// screens that are not read.
+    /// Keeps the user's vfio devices and cards in `devices`, and the drivers of devices in free
+    /// slots in `on_pci`. Records any other device with screens in `unread`.
     fn own_devices(&mut self, devices: Vec<Device>) {
         for device in devices {
             if device.finds_a_slot() {
@@ -262,7 +262,7 @@ impl Arguments {
         }
     }
 
-    /// Records an argument as not read, once, up to a limit.
+    /// Records an argument in `unread`, once, unless `unread` has [`MOST_UNREAD`] entries.
     pub(crate) fn not_read(&mut self, what: &str) {
         let is_full = self.unread.len() >= MOST_UNREAD;
         if !is_full && !self.unread.iter().any(|known| known == what) {
@@ -312,7 +312,8 @@ pub struct Globals {
 }
 
 impl Globals {
-    /// Returns the last value of a property; `None` if it has none or another argument sets it.
+    /// Returns the last value that `-global` gives to a property; `None` if there is none, or if
+    /// another argument sets the property ([`Globals::pass_over`]).
     pub fn get(&self, property: &str) -> Option<&String> {
         if self.passed_over.contains(property) {
             return None;
@@ -322,7 +323,7 @@ impl Globals {
         last.max_by_key(|(at, _)| at).map(|(_, value)| value)
     }
 
-    /// Ignores the values of a property, because another argument sets it.
+    /// Ignores what `-global` gives to a property, because another argument sets the property.
     pub(crate) fn pass_over(&mut self, property: &'static str) {
         self.passed_over.insert(property);
     }
@@ -353,10 +354,10 @@ impl Display {
     }
 }
 
-/// Returns the driver of the card that `-vga` makes, if it makes one.
+/// Returns the driver of the card that `-vga` makes; `None` for `-vga none`.
 ///
 /// # Errors
-/// The value is one that is not read here.
+/// `()` for a value that is not read here.
 fn vga(value: &str) -> Result<Option<&'static str>, ()> {
     Ok(match value {
         "none" => None,
@@ -369,8 +370,7 @@ fn vga(value: &str) -> Result<Option<&'static str>, ()> {
     })
 }
 
-/// Returns the name under which an unread `-display` is noted. A kind that is not known is left
-/// out, because it may be a value, and so a secret.
+/// Returns the entry in `unread` for a `-display`, without an unknown kind, which may be a secret.
 fn unread_display(kind: &str) -> String {
     if DISPLAYS.contains(&kind) {
         format!("-display {kind}")
@@ -399,7 +399,7 @@ fn local(text: &str) -> Option<Result<Display, String>> {
         "curses" => Local::Curses,
         other => return Some(Err(other.to_owned())),
     };
-    // On a bus that exists, the outcome depends on who else is on it.
+    // On an existing bus, the outcome depends on the other programs on the bus.
     let p2p = get("p2p").is_some_and(|value| is_on(value));
     if kind == Local::Dbus && (!p2p || get("addr").is_some()) {
         return Some(Err("dbus".into()));

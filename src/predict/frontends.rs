@@ -27,7 +27,7 @@ pub(super) struct Console {
     pub(super) gl: bool,
     /// True for QEMU's flag `GRAPHIC_FLAGS_DMABUF`: the screen is a dmabuf.
     pub(super) dmabuf: bool,
-    /// True for qxl, which shows itself to spice. The spice frontend then ignores this screen.
+    /// True for qxl, which draws for spice by itself. The spice frontend ignores this screen.
     pub(super) qxl: bool,
     /// True if the screen is drawn from a region that QEMU was told not to map.
     pub(super) no_mmap: bool,
@@ -37,7 +37,7 @@ pub(super) struct Console {
 #[derive(Clone, Copy, PartialEq)]
 enum Context {
     None,
-    /// egl-headless, which copies into a surface for every frontend without OpenGL of its own.
+    /// egl-headless, which copies the screen into memory for every frontend that has no OpenGL.
     EglHeadless,
     /// dbus, sdl or spice, which accept no other frontend on the screen.
     Own(GraphicsType),
@@ -63,7 +63,7 @@ struct Row {
     dmabuf: bool,
     /// True if QEMU ends when the frontend can't register.
     fatal: bool,
-    /// True if every version that was read refuses the registration in the same cases.
+    /// True if all versions that were read refuse the same registrations.
     always: bool,
 }
 
@@ -98,8 +98,7 @@ fn rows(screens: &Screens, libvirt: &Libvirt, qemu: &Qemu) -> Vec<Row> {
                 _ => true,
             },
             fatal: true,
-            // sdl and gtk may accept a dmabuf one day. The others still refuse what they refused at
-            // first.
+            // sdl and gtk may accept a dmabuf one day. The others have never dropped a refusal.
             always: !asks,
         }
     });
@@ -150,12 +149,12 @@ impl Row {
     }
 }
 
-/// The result of binding all frontends: the contexts of the screens, and the first refusal that
-/// ends QEMU, with its frontend.
+/// The result of binding all frontends: the context of each screen, and the first refusal that ends
+/// QEMU, with the type of the frontend that was refused.
 struct Bound {
     contexts: Vec<Context>,
     refusal: Option<(GraphicsType, Refusal)>,
-    /// True if VNC could register on its screen.
+    /// False if a VNC server could not register on its screen.
     vnc: bool,
 }
 
@@ -296,8 +295,9 @@ fn heads(screens: &Screens, consoles: &[Console], rows: &[Row], bound: &Bound) -
     consoles.iter().enumerate().map(head).collect()
 }
 
-/// Returns the number by which VNC chooses the screen with this index. Each head of a virtio card
-/// is a screen of its own (hw/display/virtio-gpu-base.c, `virtio_gpu_base_device_realize`).
+/// Returns the number, from 1 on, by which a VNC viewer chooses the screen with the index `place`.
+/// Each head of a virtio card is a screen of its own (hw/display/virtio-gpu-base.c,
+/// `virtio_gpu_base_device_realize`).
 fn number(screens: &Screens, place: usize) -> usize {
     let before = screens.cards.iter().take(place);
     let virtio = before.filter(|card| card.model.as_deref() == Some("virtio"));
@@ -345,8 +345,8 @@ fn dangers(consoles: &[Console], rows: &[Row], contexts: &[Context], qemu: &Qemu
     dangers
 }
 
-/// Returns the frontend of `-display`, and whether it has OpenGL. QEMU has only one: the last on
-/// its command line counts, which is the user's own if there is one. `None` if it shows no screen.
+/// Returns the frontend of the last `-display`, the user's own or else libvirt's, and whether the
+/// frontend has OpenGL; `None` if there is none or it shows no screen.
 pub(super) fn local(screens: &Screens) -> Option<(GraphicsType, bool)> {
     let Some(own) = &screens.arguments.display else {
         return libvirts_local(screens);
@@ -361,7 +361,7 @@ pub(super) fn local(screens: &Screens) -> Option<(GraphicsType, bool)> {
     Some((kind, own.gl == Some(true)))
 }
 
-/// Returns the frontend of libvirt's own `-display`, and whether it has OpenGL, if there is one.
+/// Returns the frontend of libvirt's last `-display`, if any, and whether the frontend has OpenGL.
 pub(super) fn libvirts_local(screens: &Screens) -> Option<(GraphicsType, bool)> {
     let is_local = |frontend: &&Frontend| {
         matches!(

@@ -25,7 +25,7 @@ pub enum Scope {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Purpose {
-    /// The firmware and early boot show on the same screen.
+    /// The device's screen also shows the firmware and the early boot.
     BootDisplay,
     /// The driver of a Windows guest needs the option.
     Windows,
@@ -42,7 +42,7 @@ pub struct Hint {
     pub name: &'static str,
     /// The option's value, as libvirt or QEMU spells it.
     pub value: String,
-    /// The purpose; `None` if the option is wanted whenever the display is.
+    /// The purpose; `None` if the option is wanted for every display.
     #[serde(rename = "for", skip_serializing_if = "Option::is_none")]
     pub purpose: Option<Purpose>,
     /// The first version of QEMU that no longer needs this option; `None` if all versions need it.
@@ -55,11 +55,11 @@ pub struct Hint {
 ///
 /// * dmabuf: QEMU refuses to start without OpenGL ("vfio-display-dmabuf: opengl not available",
 ///   hw/vfio/display.c), and the render node must be able to import the device's buffers.
-/// * region: any graphics will do.
+/// * region: any graphics show the screen.
 /// * none: QEMU refuses `display='on'` ("vfio: device doesn't support any (known) display method").
-/// * ramfb shows the firmware in the same console until the guest's driver sets a mode. ramfb works
-///   only with display on.
-/// * unknown: no options, because nothing is known about them.
+/// * ramfb shows the firmware on the device's screen until the guest's driver sets a mode. ramfb
+///   works only with `display='on'`.
+/// * unknown: no options for the display.
 pub fn hints(facts: &Facts, render_node: Option<&str>) -> Vec<Hint> {
     let option = |scope, name, value: &str| Hint {
         scope,

@@ -103,7 +103,7 @@ fn with_ramfb<'w>(world: &World<'w>, screens: &'w Screens) -> impl Iterator<Item
     asks.filter(move |vgpu| libvirt.takes_display(vgpu.id))
 }
 
-/// Returns a broken check of the definition that no plan repairs.
+/// Returns a refusal of the definition with this message, for a reason that no plan changes.
 fn define(message: impl Into<String>) -> Broken {
     Broken {
         refusal: Refusal::new(Stage::Define, About::Domain, message, true),
@@ -111,7 +111,7 @@ fn define(message: impl Into<String>) -> Broken {
     }
 }
 
-/// Returns those of the errors about devices that this libvirt reports.
+/// Returns a refusal for each error that this version of libvirt reports.
 fn reported<'w>(world: &'w World<'w>, errors: &'w [Misread]) -> impl Iterator<Item = Broken> + 'w {
     let is_reported = |error: &&Misread| world.libvirt.has_check(error.versions);
     let errors = errors.iter().filter(is_reported);
@@ -122,7 +122,7 @@ fn reported<'w>(world: &'w World<'w>, errors: &'w [Misread]) -> impl Iterator<It
     })
 }
 
-/// Returns the rules that the things break, thing by thing.
+/// Returns the rules that `things` break: all rules of the first thing, then of the next.
 fn each<'w, T>(
     world: &'w World<'w>,
     things: &'w [T],
@@ -206,7 +206,8 @@ fn broken<'w>(world: &'w World<'w>) -> impl Iterator<Item = Broken> + 'w {
         .chain(frontends(&CGROUP))
 }
 
-/// Returns the possible values of `spice_tls` of qemu.conf, as far as the domain depends on it.
+/// Returns the possible values of `spice_tls` of qemu.conf. If it is not known, returns both values
+/// if the domain depends on it, and else only `false`.
 pub(super) fn tls(abilities: &Abilities, screens: &Screens) -> Vec<bool> {
     let cares = screens.frontends.iter().any(|frontend| {
         let settings = &frontend.settings;
@@ -219,9 +220,9 @@ pub(super) fn tls(abilities: &Abilities, screens: &Screens) -> Vec<bool> {
     }
 }
 
-/// Returns whether AppArmor keeps libvirt from a dbus-daemon for the guest: both answers if that is
-/// not known. A daemon of a guest without a profile runs, and libvirt may talk to it with libvirt
-/// 9.0 on Linux 7.2 and may not with 12.8 (measured).
+/// Returns whether AppArmor keeps libvirt from starting or using a dbus-daemon for the guest: both
+/// values if that is not known, as for a guest without a profile. The daemon of such a guest runs.
+/// libvirt 9.0 on Linux 7.2 may talk to it, and 12.8 may not (measured).
 pub(super) fn daemon_denied(abilities: &Abilities, screens: &Screens) -> Vec<bool> {
     let is_denied = abilities.guests.dbus_daemon_denied == Some(true);
     match is_denied && screens.frontends.iter().any(|f| f.daemon) {
@@ -230,7 +231,7 @@ pub(super) fn daemon_denied(abilities: &Abilities, screens: &Screens) -> Vec<boo
     }
 }
 
-/// Returns the hosts that the host may be: one for each possible value of an unknown setting.
+/// Returns the worlds that are possible: one for each combination of the unknown settings' values.
 fn worlds<'w>(
     screens: &'w Screens,
     abilities: &'w Abilities,
@@ -243,8 +244,8 @@ fn worlds<'w>(
     })
 }
 
-/// Returns libvirt's refusals to define or to start the domain, as if the host had KVM and all
-/// devices: a refusal or `None` for each value that `spice_tls` may have.
+/// Returns libvirt's refusal to define or to start the domain in each possible world, as if the
+/// host had KVM and all devices; `None` for a world without a refusal.
 pub(crate) fn refusals(
     screens: &Screens,
     abilities: &Abilities,
@@ -255,7 +256,8 @@ pub(crate) fn refusals(
         .collect()
 }
 
-/// Returns whether libvirt certainly refuses the domain because of a part that no plan changes.
+/// Returns whether libvirt refuses the domain in every possible world because of a part that no
+/// plan changes.
 pub fn is_beyond_repair(screens: &Screens, abilities: &Abilities) -> bool {
     Libvirt::possible(abilities).iter().all(|libvirt| {
         worlds(screens, abilities, libvirt).all(|world| broken(&world).any(|broken| !broken.repair))
@@ -263,8 +265,9 @@ pub fn is_beyond_repair(screens: &Screens, abilities: &Abilities) -> bool {
 }
 
 /// Returns libvirt's refusal because of the present state of the host, if there is one: the host
-/// has no KVM, lacks a device, or still uses a PCI device without managed='yes'. No change of the
-/// screens fixes that, so [`predict`](super::predict) assumes that KVM and the devices are ready.
+/// has no KVM, lacks a device, or has no vfio driver on a PCI device without managed='yes'. No
+/// change of the screens fixes that, so [`predict`](super::predict) assumes that KVM and the
+/// devices are ready.
 ///
 /// Sources for KVM: [`Screens::refused_without_kvm`]. For the devices: src/hypervisor/virhostdev.c,
 /// `virHostdevPreparePCIDevicesImpl`, then src/util/virmdev.c, `virMediatedDeviceNew`. Only then

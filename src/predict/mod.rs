@@ -85,7 +85,7 @@ impl Stage {
         }
     }
 
-    /// Returns who refuses and when, in the words of a report.
+    /// Returns the program that refuses, and when it does, as words for a report.
     pub fn who(self) -> &'static str {
         match self {
             Stage::Define => "libvirt at define",
@@ -134,7 +134,7 @@ impl Refusal {
         }
     }
 
-    /// Returns what is refused, as the end of "libvirt will refuse".
+    /// Returns the end of the sentence "libvirt will refuse …".
     fn of(&self) -> &'static str {
         match self.stage {
             Stage::Define => "the definition",
@@ -142,14 +142,14 @@ impl Refusal {
         }
     }
 
-    /// Returns the sentence that says that the domain will be refused.
+    /// Returns the sentence "… will refuse …", with the error.
     pub(crate) fn will(&self) -> String {
         let (by, of) = (self.by().word(), self.of());
         format!("{by} will refuse {of}: \"{}\"", self.message)
     }
 
-    /// Returns the sentence that says that the domain may be refused; `because` is the unknown fact
-    /// on which that depends.
+    /// Returns the sentence "… may refuse …", with the error; `because` is the unknown fact on
+    /// which the refusal depends.
     pub(crate) fn may(&self, because: &str) -> String {
         let (by, message) = (self.by().word(), self.message.as_str());
         match message {
@@ -166,7 +166,7 @@ impl Refusal {
             .collect()
     }
 
-    /// Returns the errors, with their subject before them unless they name it.
+    /// Returns [`Refusal::words`], with the subject before them unless they name it.
     #[must_use]
     pub fn told(&self) -> String {
         self.about.before(&self.words())
@@ -275,8 +275,8 @@ pub struct Danger {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum DangerKind {
-    /// Somebody who chooses a screen in VNC (Ctrl-Alt-2) ends the guest: QEMU exits with "The
-    /// console requires display DMABUF support." (measured with QEMU 10.0.13).
+    /// A VNC viewer that chooses a screen (Ctrl-Alt-2) ends the guest: QEMU exits with "The console
+    /// requires display DMABUF support." (measured with QEMU 10.0.13).
     ViewerEndsGuest,
     /// QEMU crashes when it first draws the screen, because it was told not to map the region
     /// (`x-no-mmap=on`; measured with QEMU 10.0.13).
@@ -290,7 +290,8 @@ pub enum DangerKind {
 }
 
 impl Danger {
-    /// Describes QEMU's bug behind the danger, and the fix; `None` if the danger is no bug.
+    /// Returns descriptions of QEMU's fault behind the danger, and of the fix. `None` for a danger
+    /// without a fault of QEMU's.
     pub(crate) fn fault(&self) -> Option<(String, String)> {
         let (fault, what) = match self.kind {
             DangerKind::ViewerEndsGuest => return None,
@@ -346,7 +347,7 @@ impl Outcome {
 }
 
 impl Prediction {
-    /// Makes the prediction for a domain of whose screens nothing is said.
+    /// Makes a prediction with this outcome, and without screens and dangers.
     pub(crate) fn of(outcome: Outcome) -> Self {
         Prediction {
             outcome,
@@ -384,8 +385,9 @@ impl Prediction {
         self.heads.iter().find(|head| head.of == HeadOf::Device(id))
     }
 
-    /// Joins the predictions for two possible worlds. A screen is visible only if both show it, and
-    /// a danger counts if either has it.
+    /// Joins the prediction for another possible world into this one, except for the outcome. A
+    /// screen that both have keeps only the graphics that show it in both. A danger counts if
+    /// either has it.
     fn join(&mut self, other: Prediction) {
         let known: HashSet<Danger> = self.dangers.iter().cloned().collect();
         let new = other.dangers.into_iter();
@@ -402,7 +404,7 @@ impl Prediction {
     }
 }
 
-/// Predicts the outcome of starting the domain.
+/// Predicts whether the domain starts, which graphics show its screens, and the dangers.
 pub fn predict(screens: &Screens, abilities: &Abilities) -> Prediction {
     let libvirts = Libvirt::possible(abilities);
     let qemus = Qemu::possible(abilities);
@@ -463,9 +465,9 @@ pub fn predict(screens: &Screens, abilities: &Abilities) -> Prediction {
     prediction
 }
 
-/// Joins the answers of all possible libvirts and QEMUs in all `worlds`. In each world, all devices
-/// with an unknown display have the same display (a dmabuf, a region, or none). `unsure` are the
-/// places of these devices among the vfio devices.
+/// Joins the refusals by all possible libvirts and QEMUs (`None` for a start), world by world, into
+/// one outcome. In each of the `worlds`, all devices with an unknown display have the same display
+/// (a dmabuf, a region, or none). `unsure` has the indices of these devices among the vfio devices.
 fn outcome(
     screens: &Screens,
     abilities: &Abilities,
@@ -482,8 +484,8 @@ fn outcome(
     // QEMU finds no device for a dead -set before it looks at anything else.
     let is_certain =
         unread.is_empty() || refusals.iter().all(before_qemu) || !screens.dead_settings.is_empty();
-    // In a world with a refusal that every version has, a version that has dropped another check
-    // still comes to that refusal.
+    // If every version has one of a world's refusals, a version that has dropped another check
+    // still refuses for this reason.
     let not_reviewed = refusals
         .chunks(refusals.len() / worlds)
         .filter(|world| !world.iter().flatten().any(|refusal| refusal.always))
@@ -517,7 +519,7 @@ fn outcome(
     }
 }
 
-/// Stands for the words of a QEMU that may refuse the domain for a reason that is not known.
+/// The message of a refusal that is possible, but for an unknown reason.
 const NOT_KNOWN: &str = "not known";
 
 /// The reason for a doubt that depends only on QEMU's version.

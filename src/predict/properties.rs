@@ -6,25 +6,25 @@
 
 use crate::predict::words::{self, is_in};
 
-/// Properties that are texts, whatever they look like (hw/vfio/pci.c, hw/pci/pci.c). `addr` may
-/// also be a number, but with another meaning: "2" is slot 2, 2 is function 2 of slot 0.
+/// Properties whose values are texts, even if they look like numbers (hw/vfio/pci.c, hw/pci/pci.c).
+/// `addr` may also be a number, but with another meaning: "2" is slot 2, 2 is function 2 of slot 0.
 const TEXTS: &str = "\
     addr bus driver failover_pair_id host iommufd romfile sysfsdev vf-token";
 
-/// Properties whose `on` and `off` are words, because there is also an `auto` (`ON_OFF_AUTO`).
+/// Properties whose values are words: `on` and `off`, but also `auto` (`ON_OFF_AUTO`) or others.
 const WORDS: &str = "\
     display enable-migration x-device-dirty-page-tracking x-igd-legacy-mode \
     x-migration-load-config-after-iter x-migration-multifd-transfer x-msix-relocation \
     x-pre-copy-dirty-page-tracking x-ramfb-migrate";
 
-/// Properties that are switches.
+/// Properties whose values can only be on or off (QEMU's type `bool`).
 const SWITCHES: &str = "\
     migration-events multifunction ramfb skip-vsc-check use-legacy-x86-rom x-balloon-allowed \
     x-igd-lpc x-igd-opregion x-no-geforce-quirks x-no-kvm-intx x-no-kvm-ioeventfd x-no-kvm-msi \
     x-no-kvm-msix x-no-mmap x-no-vfio-ioeventfd x-pcie-ari-nextfn-1 x-pcie-err-unc-mask \
     x-pcie-ext-tag x-pcie-extcap-init x-pcie-lnksta-dllla x-req x-vga x-write-lnksta";
 
-/// Properties that are numbers without a sign.
+/// Properties whose values are numbers without a sign.
 const NUMBERS: &str = "\
     acpi-index romsize x-igd-gms x-intx-mmap-timeout-ms x-nv-gpudirect-clique x-pci-class-code \
     x-pci-device-id x-pci-sub-device-id x-pci-sub-vendor-id x-pci-vendor-id x-vpasid-cap-offset \
@@ -41,8 +41,8 @@ pub enum Type {
     Number,
 }
 
-/// Returns the type of a property; `None` if the property is not listed here (`qemu-system-x86_64
-/// -device vfio-pci-nohotplug,help` of 7.2.22, 10.0.13 and 11.1.3).
+/// Returns the type of a property; `None` for `addr`, and if the property is not listed here
+/// (`qemu-system-x86_64 -device vfio-pci-nohotplug,help` of 7.2.22, 10.0.13 and 11.1.3).
 fn type_of(property: &str) -> Option<Type> {
     // addr may also be a number, with another meaning.
     let is = |list| is_in(list, property) && property != "addr";
@@ -57,8 +57,8 @@ fn type_of(property: &str) -> Option<Type> {
     }
 }
 
-/// Returns QEMU's refusal of a property to which `qemu:override` gives this type and value;
-/// `None` if QEMU accepts them.
+/// Returns QEMU's refusal of a property to which `qemu:override` gives the type `kind` and this
+/// value. `None` if QEMU accepts them, or if the property's type is not known.
 pub(crate) fn mistake(property: &str, kind: &str, value: &str) -> Option<String> {
     let is_switch = is_in(WORDS, property) && property != "x-msix-relocation";
     if kind == "string" && is_switch && !["on", "off", "auto"].contains(&value) {
@@ -75,9 +75,8 @@ pub(crate) fn mistake(property: &str, kind: &str, value: &str) -> Option<String>
     Some(words::filled(words, property))
 }
 
-/// Returns the place of a property in the order in which QEMU sets a device's properties. QEMU
-/// keeps properties from JSON in a hash table, and goes through that (qobject/qdict.c,
-/// `tdb_hash`).
+/// Returns the place of a property in the order in which QEMU sets a device's properties from JSON,
+/// which is the order of a hash table (qobject/qdict.c, `tdb_hash`).
 pub(crate) fn place(property: &str) -> u32 {
     let length = u32::try_from(property.len()).unwrap_or_default();
     let shifted = |(at, byte): (usize, u8)| u32::from(byte) << (at * 5 % 24);
@@ -94,8 +93,8 @@ pub fn is_text(property: &str) -> bool {
     is_in(TEXTS, property) || is_in(WORDS, property)
 }
 
-/// Returns the value of a `-set` in the form of `qemu:override`: switches are `true` and `false`,
-/// numbers are decimal.
+/// Returns the value of a `-set` as `qemu:override` has to write it: `true` or `false` for a
+/// switch, and decimal for a number.
 pub(crate) fn overriding(property: &str, value: &str) -> String {
     if is_text(property) {
         return value.to_owned();

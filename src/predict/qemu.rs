@@ -16,7 +16,7 @@ use crate::predict::versions::{
 };
 use crate::predict::{About, HeadOf, Refusal, Stage, words};
 
-/// Returns the screens in QEMU's order.
+/// Returns the screens in QEMU's order. `found` has the display of each vfio device.
 pub(super) fn consoles(screens: &Screens, found: &[Found], libvirt: &Libvirt) -> Vec<Console> {
     let console = |card: &Card| {
         let model = card.model.clone().unwrap_or_else(|| "vga".into());
@@ -177,19 +177,19 @@ pub(crate) enum X {
     EndsQemu,
 }
 
-/// Returns whether QEMU may not listen on a port.
+/// Returns whether QEMU may not listen on a port, because the port needs a privilege.
 fn is_privileged(port: i32, screens: &Screens, abilities: &Abilities) -> bool {
     let first = abilities.guests.first_port.map_or(0, i32::from);
     (1..first).contains(&port) && !screens.as_root
 }
 
-/// Returns the ways in which the X server may behave towards SDL: one if that is known. The domain
-/// names the server, and QEMU's environment has no other. A server of this host has a socket, as
-/// far as we can see the sockets.
+/// Returns the ways in which the X server may behave towards SDL: one if that is known. SDL tries
+/// the server that the domain's XML names, because QEMU's environment names no other. A server of
+/// this host is assumed to exist if it has a socket, or if the sockets are not known.
 ///
 /// Without a server, SDL's library decides whether QEMU ends: SDL 2.32.4 draws off screen, and
-/// sdl2-compat with SDL 3 gives up (measured: Debian 13 and sid). Beside spice's OpenGL, Xlib ends
-/// QEMU with Mesa's software GLX (measured: 10.0.13, 11.1.3); no other GLX was tried.
+/// sdl2-compat with SDL 3 gives up (measured: Debian 13 and sid). If spice also uses OpenGL, Xlib
+/// ends QEMU with Mesa's software GLX (measured: 10.0.13, 11.1.3); no other GLX was tried.
 pub(crate) fn possible_x(screens: &Screens, abilities: &Abilities) -> Vec<X> {
     let mut possible = vec![X::Opens];
     let is_sdl = |f: &&Frontend| f.kind == GraphicsType::Sdl;
@@ -227,7 +227,7 @@ fn opens_for_gtk(screens: &Screens, x: X) -> bool {
 }
 
 /// Returns QEMU's refusal of the user's own local display before it makes devices (system/vl.c,
-/// `qemu_create_early_backends`); `None` if it does not refuse it.
+/// `qemu_create_early_backends`); `None` if there is no refusal.
 fn early_display(screens: &Screens, qemu: &Qemu, x: X) -> Option<String> {
     let own = screens.arguments.display.as_ref()?;
     let name = own.kind.word()?;
@@ -268,7 +268,8 @@ fn late_display(screens: &Screens, qemu: &Qemu, x: X) -> Option<String> {
     }
 }
 
-/// Returns QEMU's refusal if the guest's `/dev` has no render node for a local display with OpenGL.
+/// Returns QEMU's refusal if the local display has OpenGL and the guest's `/dev` certainly has no
+/// render node.
 fn no_render_node(screens: &Screens) -> Option<String> {
     let (_, gl) = local(screens)?;
     (gl && screens.has_render_node() == Some(false))
@@ -278,8 +279,9 @@ fn no_render_node(screens: &Screens) -> Option<String> {
 /// The greatest number of heads of a virtio card (`VIRTIO_GPU_MAX_SCANOUTS`).
 const MOST_HEADS: u32 = 16;
 
-/// Returns the refusal of the first card that can't be made. `earlier`: the cards that QEMU makes
-/// before these. QEMU makes only one card with 3D (hw/display/virtio-gpu-gl.c).
+/// Returns the refusal of the first of `cards` that QEMU can't make; `None` if it can make all.
+/// QEMU makes only one card with 3D (hw/display/virtio-gpu-gl.c), which may be in `earlier`: the
+/// cards that QEMU makes before `cards`.
 fn card_refusal(cards: &[Card], earlier: &[&[Card]], qemu: &Qemu, opengl: bool) -> Option<Refusal> {
     let mut is_second = earlier.iter().copied().flatten().any(|card| card.gl);
     cards.iter().find_map(|card| {
@@ -303,7 +305,8 @@ fn card_refusal(cards: &[Card], earlier: &[&[Card]], qemu: &Qemu, opengl: bool) 
     })
 }
 
-/// Returns the refusal of the first device that can't be created; `None` if all can.
+/// Returns the refusal of the first card or vfio device that QEMU can't create; `None` if it can
+/// create all.
 fn device(
     screens: &Screens,
     found: &[Found],
@@ -354,9 +357,9 @@ struct Once {
     opregion: bool,
 }
 
-/// Returns QEMU's message if it refuses a vfio device, and whether every version refuses it so.
-/// QEMU sets the device's properties first and then realizes it (hw/vfio/pci.c, `vfio_realize`), in
-/// this order.
+/// Returns QEMU's message if it refuses a vfio device, and whether every version refuses the
+/// device. The checks are in QEMU's order: QEMU first sets the device's properties and then
+/// realizes it (hw/vfio/pci.c, `vfio_realize`).
 fn vfio_device(
     screens: &Screens,
     vgpu: &Vgpu,

@@ -1,6 +1,7 @@
-//! A domain's screens, apart from its XML: what makes pictures, and the graphics that show them.
+//! A domain's screens, apart from its XML: the cards and devices that make pictures, and the
+//! graphics that show them.
 //!
-//! Predictions are made from this, and plans change it.
+//! Predictions are made from [`Screens`], and plans change them.
 
 mod known;
 mod own_arguments;
@@ -40,7 +41,7 @@ pub struct Card {
     pub settings: VideoSettings,
 }
 
-/// A frontend, which shows screens.
+/// A `<graphics>`, as QEMU's frontend that shows screens.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Frontend {
     /// The frontend's place among the domain's `<graphics>`; `None` if a plan adds it.
@@ -51,15 +52,14 @@ pub struct Frontend {
     pub gl: bool,
     /// The distance from which a viewer can reach the frontend.
     pub reach: Reach,
-    /// True if the graphics listen on an address or a socket. A VNC that does not listen exists
-    /// only once a viewer is attached.
+    /// True if the frontend listens on an address or a socket.
     pub listens: bool,
     /// For dbus: true if the display is peer to peer, and not on a bus.
     pub p2p: bool,
     /// For dbus: true if libvirt starts a dbus-daemon for the display, because it is neither peer
     /// to peer nor on a bus that has an address.
     pub daemon: bool,
-    /// The path of the frontend's render node; `None` if nobody has chosen one.
+    /// The path of the frontend's render node; `None` if no node is named.
     pub rendernode: Option<String>,
     /// The settings that libvirt's checks depend on.
     pub settings: GraphicsSettings,
@@ -89,7 +89,7 @@ pub struct Screens {
     pub refused_without_kvm: Option<String>,
     /// True if libvirt's AppArmor driver makes no profile for the guest.
     pub unconfined: bool,
-    /// True if libvirt runs the guest's QEMU as root, because its `<seclabel>` says so.
+    /// True if libvirt runs QEMU as root, because a `<seclabel>` of the domain says so.
     pub as_root: bool,
     /// True if the guest's memory is a memfd.
     pub memfd: bool,
@@ -107,11 +107,11 @@ pub struct Screens {
     pub misread: Vec<Misread>,
     /// The errors that libvirt reports for whole hostdevs, once all devices are parsed.
     pub unfit: Vec<Misread>,
-    /// True if two hostdevs of any type name the same device of the host.
+    /// True if two hostdevs of any type, interfaces included, name the same device of the host.
     pub has_a_device_twice: bool,
-    /// An alias of the user's that two devices of any kind have.
+    /// An alias that the user has given to two devices of any kind, if there is one.
     pub alias_twice: Option<String>,
-    /// A PCI address in the guest that two devices of any kind have, in libvirt's form.
+    /// A PCI address in the guest that the XML gives to two devices of any kind, if there is one.
     pub address_twice: Option<String>,
     /// The user's own arguments for QEMU.
     pub arguments: Arguments,
@@ -119,8 +119,8 @@ pub struct Screens {
     pub cards_before: Vec<Card>,
     /// The cards of the user's own arguments that QEMU creates after all others.
     pub cards_after: Vec<Card>,
-    /// True if each guest has a `/dev` of its own that holds only what its XML names; `None` if
-    /// that is not known.
+    /// True if each guest has its own `/dev` with only the devices in its XML; `None` if that is
+    /// not known.
     pub own_dev: Option<bool>,
     /// True if the domain gives QEMU an X or Wayland display in its environment.
     pub has_a_screen: bool,
@@ -129,8 +129,8 @@ pub struct Screens {
     /// The `-set device.…` arguments for devices of libvirt's that QEMU does not find, because
     /// libvirt describes devices in JSON; also the arguments that QEMU can't parse.
     pub dead_settings: Vec<String>,
-    /// The `-set device.…` arguments for libvirt's devices that QEMU finds, by device (as QEMU
-    /// knows it) and property.
+    /// The `-set device.…` arguments for which QEMU finds libvirt's device, by the device's id in
+    /// QEMU and the property.
     pub live_settings: BTreeMap<(String, String), Vec<Setting>>,
 }
 
@@ -144,8 +144,8 @@ impl Frontend {
         }
     }
 
-    /// Returns whether libvirt lets the guest have the render node that the frontend names. For
-    /// dbus it does so even without gl (libvirt src/conf/domain_conf.c,
+    /// Returns whether libvirt lets the guest open the render node that the frontend names. For
+    /// dbus, libvirt does so even without gl (libvirt src/conf/domain_conf.c,
     /// `virDomainGraphicsGetRenderNode`).
     pub(crate) fn hands_over_its_node(&self) -> bool {
         self.rendernode.is_some() && (self.renders() || self.kind == GraphicsType::Dbus)
@@ -160,8 +160,8 @@ impl Frontend {
 }
 
 impl Screens {
-    /// Returns the screens of a domain. `known` returns what is known about each device.
-    /// `abilities` has the addresses in qemu.conf, where spice and VNC listen.
+    /// Returns the screens of a domain. `known` returns the facts about a device. `abilities` are
+    /// the host's.
     pub fn of(
         domain: &Domain<'_, '_>,
         known: &dyn Fn(DeviceId) -> Known,
@@ -263,7 +263,7 @@ impl Screens {
     }
 
     /// Returns the arguments that are not read and may decide whether the domain starts. Empty if
-    /// no vfio device wants a display, because the arguments don't concern us then.
+    /// no vfio device wants a display, because gfxplane then ignores their effect.
     pub(crate) fn unread(&self) -> &[String] {
         if self.wants_display() {
             &self.arguments.unread
@@ -272,7 +272,7 @@ impl Screens {
         }
     }
 
-    /// Returns whether QEMU's refusals do not concern us: no vfio device wants a display, and
+    /// Returns whether gfxplane ignores QEMU's refusals: if no vfio device wants a display, and
     /// arguments that are not read decide what QEMU does.
     pub(crate) fn is_none_of_ours(&self) -> bool {
         let is_read = self.arguments.unread.is_empty() || !self.dead_settings.is_empty();
@@ -307,8 +307,8 @@ fn refused_without_kvm(domain: &Domain<'_, '_>) -> Option<String> {
     })
 }
 
-/// Returns the emulated cards in the order in which QEMU creates them: the primary cards first, the
-/// last of them before the others; then the rest.
+/// Returns the emulated cards in the order in which QEMU creates them: first the primary cards,
+/// from the last to the first in the XML, and then the other cards in the XML's order.
 fn cards(domain: &Domain<'_, '_>) -> Vec<Card> {
     let (mut first, mut cards) = (Vec::new(), Vec::new());
     for (place, video) in domain.videos.iter().enumerate() {
@@ -360,7 +360,7 @@ fn frontends(domain: &Domain<'_, '_>, abilities: &Abilities) -> Vec<Frontend> {
         .collect()
 }
 
-/// Returns whether QEMU gets an X or a Wayland display from its environment.
+/// Returns whether QEMU gets an X or a Wayland display from a `<qemu:env>` of the domain.
 fn has_a_screen(domain: &Domain<'_, '_>) -> bool {
     let variables = ["DISPLAY", "WAYLAND_DISPLAY", "GDK_BACKEND"];
     in_qemu(domain.element, "commandline").any(|env| {

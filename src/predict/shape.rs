@@ -5,8 +5,8 @@
 //! one domain (`tests/vm/matrix-measured`), or of a trial with its small copy (`plan/trial`),
 //! holds for all of its shape.
 //!
-//! A domain has no shape if it contains a part that is not read here: the user's arguments for
-//! QEMU, properties in `qemu:override` other than `display`, `ramfb` and `x-igd-opregion`, a
+//! A domain has no shape if it contains a part that is not read here, such as the user's arguments
+//! for QEMU, properties in `qemu:override` other than `display`, `ramfb` and `x-igd-opregion`, a
 //! display that is on and was not measured, or a device that opens only with KVM in a guest without
 //! KVM. Only a trial of that very domain shows its outcome.
 
@@ -27,7 +27,7 @@ const PROPERTIES: [&str; 3] = ["display", "ramfb", "x-igd-opregion"];
 /// The shape of a domain, as a text.
 ///
 /// Its text is `FRONTEND + … | SCREEN + …`, with a word for each thing that makes a difference:
-/// `spice none gl + vnc tcp | vga + dmabuf ramfb + off`. A `-` stands for no frontend or no screen.
+/// `spice none gl + vnc tcp | vga + dmabuf ramfb + off`. A `-` means no frontend or no screen.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Shape {
     frontends: Vec<Frontend>,
@@ -72,8 +72,8 @@ impl Shape {
         })
     }
 
-    /// Returns the shape with the paths of its render nodes. One working node says nothing about
-    /// another, so a result of this host counts only for these nodes.
+    /// Returns the shape's text with the paths of its render nodes, because a result on this host
+    /// is valid only for these nodes.
     pub(crate) fn on_this_host(&self) -> String {
         let nodes = self
             .frontends
@@ -94,8 +94,9 @@ impl fmt::Display for Shape {
     }
 }
 
-/// Returns the architecture and the machine, unless all measurements hold for it. On a machine
-/// without PCI or `fw_cfg` DMA (older than QEMU 2.4), QEMU may refuse the same devices.
+/// Returns the architecture and the machine; `None` for x86_64 with a pc or q35 of QEMU 3.0 or
+/// later, to which the measurements apply. A machine without PCI, or without `fw_cfg` DMA (older
+/// than QEMU 2.4), may refuse devices that these accept.
 fn unusual_machine(domain: &Domain<'_, '_>) -> Option<String> {
     let arch = domain.arch.as_deref().unwrap_or(std::env::consts::ARCH);
     let machine = domain.machine.as_deref().unwrap_or("pc");
@@ -222,7 +223,7 @@ static MEASURED: LazyLock<Vec<Measured>> = LazyLock::new(|| {
 });
 
 /// Returns the measurement of a shape with exactly this QEMU and libvirt. `None` if there is none,
-/// or if this QEMU was built without something that the shape has and the measured QEMU had.
+/// or if this QEMU was built without a part that the shape needs.
 pub fn measured(shape: &Shape, abilities: &Abilities) -> Option<&'static Measured> {
     let Abilities { qemu, libvirt, .. } = abilities;
     let (qemu, libvirt) = (qemu.as_ref()?, libvirt.as_ref()?);

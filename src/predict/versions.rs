@@ -1,5 +1,5 @@
 //! The differences between versions of QEMU and libvirt, each with the commit or the release notes
-//! of the change. Code that needs one of these limits, to decide or to name it, takes it from here.
+//! of the change. Code that depends on one of these versions, or names one, takes it from here.
 //!
 //! **Versions that nobody has read.** The table ends with [`LAST_QEMU`] and [`LAST_LIBVIRT`]. A
 //! newer version may have dropped a refusal, as versions before it did. So its refusals are a doubt
@@ -72,12 +72,12 @@ impl Change {
     }
 }
 
-/// A fault of QEMU's.
+/// A fault that some versions of QEMU have.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Fault {
     /// The change that brought the fault.
     pub since: Change,
-    /// The change that mended it.
+    /// The change that fixed the fault.
     pub mended: Change,
 }
 
@@ -108,8 +108,8 @@ pub(crate) const SPICE_GL_OVER_TCP: Change = Change(&[10, 1]);
 /// 16cbb43302a2 "vfio/igd: Enable OpRegion by default".
 pub(crate) const OPREGION_BY_DEFAULT: Change = Change(&[10, 1]);
 
-/// QEMU looks up a region beyond a device's last one out of bounds when the screen is first drawn:
-/// 95cdb024515b (10.1.0) to ecbe424a63c9 (10.2.0 and 10.1.3).
+/// When QEMU first draws the screen, it reads beyond the end of its list of the device's regions:
+/// since 95cdb024515b (10.1.0), fixed by ecbe424a63c9 (10.2.0 and 10.1.3).
 pub(crate) const REGION_FAULT: Fault = Fault::new(&[10, 1], &[10, 1, 3]);
 
 /// sdl can show a dmabuf (52053b7e0a0e), but only where it draws with EGL. QEMU 10.2.2 can't and
@@ -126,12 +126,13 @@ const OPREGION_BY_IGD: Change = Change(&[10, 0]);
 /// A virtio card may have blob resources and 3D: QEMU 9.2.0, 7c092f17cc.
 pub(crate) const BLOB_WITH_VIRGL: Change = Change(&[9, 2]);
 
-/// A dmabuf has no size, so a screen that ramfb has shown stays black: QEMU 8.1.0, 9ac06df8b6, to
-/// 8.2.0 and 8.1.2, 931150e56b.
+/// A dmabuf has no size, so a screen that ramfb has shown stays black: since 9ac06df8b6 (8.1.0),
+/// fixed by 931150e56b (8.2.0 and 8.1.2).
 pub(crate) const DMABUF_WITHOUT_SIZE: Fault = Fault::new(&[8, 1], &[8, 1, 2]);
 
-/// Spice with OpenGL ends QEMU when a guest's screen goes off, as at its reset, if QEMU was built
-/// with spice-server before 0.15.3: QEMU 10.1.0, 98a050ca93, to 10.2.0 and 10.1.1, 62fd247a24.
+/// Spice with OpenGL ends QEMU when a guest's screen is switched off, as at a reset, if QEMU was
+/// built with a spice-server before 0.15.3: since 98a050ca93 (10.1.0), fixed by 62fd247a24 (10.2.0
+/// and 10.1.1).
 pub(crate) const RESET_ENDS_GUEST: Fault = Fault::new(&[10, 1], &[10, 1, 1]);
 
 /// libvirt lets qemu-vnc serve VNC from a dbus display that is on a bus (12.5.0, with QEMU 11.1;
@@ -211,7 +212,7 @@ pub(crate) const AUDIO_NEEDS_DBUS: Change = Change(&[11, 0]);
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Qemu {
     version: Version,
-    /// True if the host's version is known, and this one stands for no other.
+    /// True if this is the host's version, and not one of several that the host may have.
     is_known: bool,
     /// True if spice with OpenGL may listen on TCP.
     pub spice_gl_over_tcp: bool,
@@ -225,14 +226,14 @@ impl Qemu {
         change.is_in(&self.version)
     }
 
-    /// Returns whether this QEMU certainly has a fault. Few versions have one, so it does not count
-    /// if the version is not known.
+    /// Returns whether this QEMU certainly has a fault. False if the version is not known, because
+    /// few versions have a fault.
     pub(crate) fn has_fault(&self, fault: Fault) -> bool {
         self.is_known && fault.is_in(&self.version)
     }
 
     /// Returns QEMU's message if it refuses a device without the requested OpRegion; `None` if it
-    /// does not refuse it.
+    /// accepts the device.
     pub(crate) fn refuses_opregion(&self, id: DeviceId) -> Option<&'static str> {
         match id {
             _ if self.has(OPREGION_BY_DEFAULT) => None,
@@ -242,8 +243,8 @@ impl Qemu {
         }
     }
 
-    /// Returns the QEMUs that the host may have: several if the version is not known or does not
-    /// decide alone.
+    /// Returns the QEMUs that the host may have: several if the version is not known, or if more
+    /// than the version decides.
     pub(crate) fn possible(abilities: &Abilities) -> Vec<Self> {
         let versions = match &abilities.qemu {
             Some(version) => vec![version.clone()],
@@ -259,7 +260,7 @@ impl Qemu {
                 Some(known) => vec![known],
                 None => vec![true, false],
             };
-            // Only if its window has EGL, which that under Xvfb on sid had not (measured).
+            // sdl needs a window with EGL. Under Xvfb on sid, the window had no EGL (measured).
             let sdl = [false]
                 .into_iter()
                 .chain(SDL_DMABUF.is_in(&version).then_some(true));
@@ -280,13 +281,13 @@ impl Qemu {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Libvirt {
     version: Version,
-    /// True if qemu-vnc serves VNC beside a dbus display on a bus.
+    /// True if libvirt lets qemu-vnc serve VNC if the domain has a dbus display on a bus.
     pub vnc_from_dbus: bool,
 }
 
 impl Libvirt {
-    /// Returns the libvirts that the host may have. An unknown version may have everything or lack
-    /// everything.
+    /// Returns the libvirts that the host may have. For an unknown version: one with every change,
+    /// and one with none.
     pub(crate) fn possible(abilities: &Abilities) -> Vec<Self> {
         let of = |version: &Version, vnc_from_dbus| Libvirt {
             version: version.clone(),
@@ -309,12 +310,13 @@ impl Libvirt {
         change.is_in(&self.version)
     }
 
-    /// Returns whether this libvirt has the check that these versions have.
+    /// Returns whether this libvirt is one of the versions that have a check.
     pub(crate) fn has_check(&self, Versions { since, until, .. }: Versions) -> bool {
         self.version.is_from(since) && (until.is_empty() || !self.version.is_from(until))
     }
 
-    /// Returns whether libvirt passes on `display` and `ramfb` of a device to QEMU.
+    /// Returns whether this libvirt passes the attributes `display` and `ramfb` of a device on to
+    /// QEMU.
     pub(crate) fn takes_display(&self, id: DeviceId) -> bool {
         match id {
             DeviceId::Mdev(_) => true,

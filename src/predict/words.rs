@@ -1,10 +1,10 @@
 //! QEMU's messages, each defined once and described by its cause. Predictions use them, plans name
 //! them as reasons, explanations and trials recognize them.
 //!
-//! A `*` stands for the part that QEMU fills in ([`filled`]). docs/qemu-and-libvirt.md has the
-//! versions and commits.
+//! A `*` is the part that QEMU fills in ([`filled`]). docs/qemu-and-libvirt.md has the versions and
+//! commits.
 
-/// Returns whether a text is one of the words in a list, which has blanks between them.
+/// Returns whether a text is one of the words in a list, which a blank separates.
 pub(crate) fn is_in(list: &str, text: &str) -> bool {
     list.split(' ').any(|word| word == text && !text.is_empty())
 }
@@ -15,7 +15,8 @@ pub(crate) fn filled(words: &str, with: &str) -> String {
 }
 
 /// A device whose driver opens it only for a VM with KVM, in a guest without KVM
-/// (hw/vfio/container.c, `vfio_get_device`; the end is the kernel's ESRCH). N stands for the group.
+/// (hw/vfio/container.c, `vfio_get_device`; the end is the kernel's ESRCH). N is the group's
+/// number.
 pub(crate) const NEEDS_KVM: &str = "error getting device from group N: No such process";
 
 /// A dmabuf, and no frontend with OpenGL (hw/vfio/display.c, `vfio_display_dmabuf_init`).
@@ -24,7 +25,7 @@ pub(crate) const DMABUF_NEEDS_OPENGL: &str = "vfio-display-dmabuf: opengl not av
 /// `display=on` for a device that has no display (hw/vfio/display.c, `vfio_display_probe`).
 pub(crate) const NO_DISPLAY: &str = "device doesn't support any (known) display method";
 
-/// ramfb on a device without a display (hw/vfio/pci.c, `vfio_realize`).
+/// ramfb on a device whose display is off (hw/vfio/pci.c, `vfio_realize`).
 pub(crate) const RAMFB_NEEDS_DISPLAY: &str = "ramfb=on requires display=on";
 
 /// ramfb on a machine that has no fw_cfg with DMA (hw/display/ramfb.c, `ramfb_setup`).
@@ -49,7 +50,7 @@ pub(crate) const EXPECTED_A_NUMBER: &str = "Parameter '*' expects uint64";
 /// A property that the device lacks (qom/object.c); filled in: the driver, a dot, the property.
 pub(crate) const PROPERTY_NOT_FOUND: &str = "Property '*' not found";
 
-/// xres or yres on a device without a display (hw/vfio/pci.c, `vfio_realize`).
+/// xres or yres on a device whose display is off (hw/vfio/pci.c, `vfio_realize`).
 pub(crate) const MODES_NEED_DISPLAY: &str = "xres and yres properties require display=on";
 
 /// xres or yres on a display without an EDID (hw/vfio/pci.c, `vfio_realize`).
@@ -92,7 +93,7 @@ pub(crate) const SPICE_GL_LOCAL_ONLY: &str =
 /// the property, the word.
 pub(crate) const NO_SUCH_WORD: &str = "Parameter '*' does not accept value '*'";
 
-/// Spice can't have its port: another program has it, or QEMU may not have it (ui/spice-core.c,
+/// Spice can't listen on its port: another program does, or QEMU may not (ui/spice-core.c,
 /// `qemu_spice_init`).
 pub(crate) const NO_SPICE_SERVER: &str = "failed to initialize spice server";
 

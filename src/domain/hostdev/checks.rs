@@ -2,8 +2,8 @@
 //! in libvirt's order and with its words.
 //!
 //! libvirt first parses all devices ([`PARSED`]) and then checks each as a whole ([`WHOLE`]). The
-//! tables follow the source of libvirt 11.3. Where 9.0 and 10.0 have different messages, they have
-//! both; it was not read which version between them brought the new message.
+//! tables follow the source of libvirt 11.3. Where 9.0 and 10.0 have different messages, the tables
+//! have both; nobody looked up which version in between changed the message.
 
 use super::{parse_long, parse_number, parse_uuid};
 use crate::domain::values::missing;
@@ -14,15 +14,15 @@ use crate::xml::Element;
 struct Given<'d, 'a> {
     /// The `<hostdev>` or `<interface>`.
     element: Element<'d, 'a>,
-    /// Its type: `usb`, `pci`, `scsi`, `scsi_host` or `mdev`.
+    /// The device's type: `usb`, `pci`, `scsi`, `scsi_host` or `mdev`.
     kind: String,
-    /// Its `<source>`.
+    /// The element's `<source>`.
     source: Option<Element<'d, 'a>>,
 }
 
-/// One of libvirt's checks.
+/// One of libvirt's checks of a hostdev.
 struct Check {
-    /// The types of the hostdevs that are checked.
+    /// The types of hostdevs that libvirt checks in this way.
     of: &'static [&'static str],
     versions: Versions,
     /// Returns libvirt's message if the hostdev does not pass, and `None` if it does.
@@ -68,7 +68,8 @@ impl Check {
 /// The types of hostdevs that libvirt knows (src/conf/domain_conf.c, `virDomainHostdevSubsys`).
 const ANY: [&str; 5] = ["usb", "pci", "scsi", "scsi_host", "mdev"];
 
-/// The types of hostdevs in the mode capabilities, for containers (`virDomainHostdevCaps` there).
+/// The types of hostdevs with `mode='capabilities'`, which only containers have
+/// (src/conf/domain_conf.c, `virDomainHostdevCaps`).
 const OF_CONTAINERS: [&str; 3] = ["storage", "misc", "net"];
 
 /// The models of mediated devices (src/conf/device_conf.c, `virMediatedDeviceModel`).
@@ -154,7 +155,7 @@ const PARSED: [Check; 35] = [
         word(driver, "name", &["kvm", "vfio", "xen"])
     }),
     Check::new(&["usb"], |given| usb(given.source?)),
-    // The checks of `protocol`: 9.0's, each before the one that replaced it
+    // The checks of `protocol`: each check of 9.0 comes before the check that replaced it
     Check::new(&["scsi"], |given| {
         let protocol = given.source?.attribute("protocol")?;
         let is_known = matches!(&*protocol, "adapter" | "iscsi");
@@ -297,7 +298,7 @@ const WHOLE: [Check; 10] = [
 ];
 
 /// Returns the errors that libvirt's parser would report for a hostdev (src/conf/domain_conf.c,
-/// `virDomainHostdevDefParseXML`; for capabilities also src/qemu/qemu_validate.c,
+/// `virDomainHostdevDefParseXML`; for `mode='capabilities'` also src/qemu/qemu_validate.c,
 /// `qemuValidateDomainDeviceDefHostdev`). `virt` is the domain's type.
 pub(in crate::domain) fn misread(hostdev: Element<'_, '_>, virt: &str) -> Vec<Misread> {
     let mode = hostdev.attribute("mode");
@@ -324,8 +325,8 @@ pub(in crate::domain) fn misread(hostdev: Element<'_, '_>, virt: &str) -> Vec<Mi
     asked(&PARSED, hostdev)
 }
 
-/// Returns the errors that libvirt's parser would report for an `<interface>`, if it is of type
-/// hostdev (src/conf/domain_conf.c, `virDomainNetDefParseXML`).
+/// Returns the errors that libvirt's parser would report for an `<interface type='hostdev'>`; empty
+/// for any other interface (src/conf/domain_conf.c, `virDomainNetDefParseXML`).
 pub(in crate::domain) fn misread_interface(interface: Element<'_, '_>) -> Vec<Misread> {
     if interface.attribute("type").as_deref() != Some("hostdev") {
         return Vec::new();
@@ -342,7 +343,7 @@ pub(in crate::domain) fn misread_interface(interface: Element<'_, '_>) -> Vec<Mi
     }
 }
 
-/// Returns an error with the message that 9.0 has, and with the message from 10.0 on.
+/// Returns an error twice: with the message `then` for libvirt before 10.0, and `now` from 10.0 on.
 fn in_two_words(then: String, now: String) -> Vec<Misread> {
     let [mut then, mut now] = [then, now].map(Misread::from);
     then.versions.until = &[10, 0];
@@ -371,8 +372,8 @@ fn asked(checks: &[Check], element: Element<'_, '_>) -> Vec<Misread> {
         .collect()
 }
 
-/// Returns the type of the device on the host, if it is named. An interface names it at the
-/// address; an interface that names a vendor is of type usb.
+/// Returns the type of the host's device; `None` if the XML doesn't say. For an interface, the
+/// `<address>` in its `<source>` has the type; with a `<vendor>` instead, the type is usb.
 pub(super) fn kind(element: Element<'_, '_>) -> Option<String> {
     if element.name() == "hostdev" {
         return element.attribute("type").map(Into::into);
@@ -391,20 +392,20 @@ fn required(element: Element<'_, '_>, name: &str) -> Option<String> {
     is_missing.then(|| missing(name, element.name()))
 }
 
-/// Returns libvirt's error if the value of an attribute is not one of these words.
+/// Returns libvirt's error if an attribute has a value that is not one of `words`.
 fn word(element: Element<'_, '_>, name: &str, words: &[&str]) -> Option<String> {
     let value = element.attribute(name)?;
     (!words.contains(&&*value)).then(|| invalid(name, element.name(), &value))
 }
 
-/// Returns libvirt's error if the value of an attribute is neither on nor off.
+/// Returns libvirt's error if an attribute has a value that is neither `on` nor `off`.
 fn switch(element: Element<'_, '_>, name: &str) -> Option<String> {
     let value = element.attribute(name)?;
     let is_switch = Switch::parse(&value).is_some();
     (!is_switch).then(|| invalid(name, element.name(), &value))
 }
 
-/// Returns libvirt's error if the value of an attribute is not a number.
+/// Returns libvirt's error if an attribute has a value that is not a number.
 fn number(element: Element<'_, '_>, name: &str) -> Option<String> {
     let value = element.attribute(name)?;
     // virXMLPropULongLong for the unit, virXMLPropUInt for all others
@@ -418,21 +419,22 @@ fn number(element: Element<'_, '_>, name: &str) -> Option<String> {
     })
 }
 
-/// Returns libvirt's error for the first of these attributes that is missing or not a number.
+/// Returns libvirt's error for the first attribute in `names` that is missing or not a number.
 fn numbers(element: Element<'_, '_>, names: &[&str]) -> Option<String> {
     names
         .iter()
         .find_map(|name| required(element, name).or_else(|| number(element, name)))
 }
 
-/// Returns whether the hostdev has an address in the guest of another type than these.
+/// Returns whether the hostdev has an address in the guest of a type that is not in `types`.
 fn address(given: &Given<'_, '_>, types: &[&str]) -> bool {
     let address = given.element.child("address");
     let kind = address.and_then(|address| address.attribute("type"));
     kind.is_some_and(|kind| !types.contains(&&*kind))
 }
 
-/// Returns libvirt's error for a USB device (`virDomainHostdevSubsysUSBDefParseXML`).
+/// Returns libvirt's first error in the `<source>` of a USB device, if any
+/// (`virDomainHostdevSubsysUSBDefParseXML`).
 fn usb(source: Element<'_, '_>) -> Option<String> {
     let policies = ["mandatory", "requisite", "optional"];
     let resets = ["off", "uninitialized", "on"];
@@ -453,7 +455,7 @@ fn usb(source: Element<'_, '_>) -> Option<String> {
         .or_else(|| numbers(source.child("address")?, &["bus", "device"]))
 }
 
-/// Returns libvirt's error for a SCSI device at an adapter of the host
+/// Returns libvirt's first error in the `<source>` of a SCSI device at an adapter, if any
 /// (`virDomainHostdevSubsysSCSIHostDefParseXML`).
 fn scsi_at_an_adapter(source: Element<'_, '_>) -> Option<String> {
     if source.attribute("protocol").as_deref() == Some("iscsi") {
@@ -470,7 +472,8 @@ fn scsi_at_an_adapter(source: Element<'_, '_>) -> Option<String> {
     })
 }
 
-/// Returns libvirt's error for an iSCSI device (`virDomainHostdevSubsysSCSIiSCSIDefParseXML`).
+/// Returns libvirt's first error in the `<source>` of an iSCSI device, if any
+/// (`virDomainHostdevSubsysSCSIiSCSIDefParseXML`).
 fn iscsi(source: Element<'_, '_>) -> Option<String> {
     if source.attribute("protocol").as_deref() != Some("iscsi") {
         return None;
@@ -493,7 +496,7 @@ fn iscsi(source: Element<'_, '_>) -> Option<String> {
     }
 }
 
-/// Returns whether a text names a vhost-scsi target (src/util/virutil.c, `virValidateWWN`).
+/// Returns whether a text can name a vhost-scsi target (src/util/virutil.c, `virValidateWWN`).
 fn is_wwpn(text: &str) -> bool {
     let Some(name) = text.strip_prefix("naa.") else {
         return false;
@@ -502,7 +505,7 @@ fn is_wwpn(text: &str) -> bool {
     digits.len() == 16 && digits.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
-/// Returns the error that libvirt's parser would report for the address of a PCI device
+/// Returns the first error that libvirt's parser would report for a PCI address, if there is one
 /// (src/conf/device_conf.c, `virPCIDeviceAddressParseXML`; src/util/virpci.c,
 /// `virPCIDeviceAddressIsValid`).
 fn pci_address(address: Element<'_, '_>) -> Option<String> {

@@ -7,21 +7,21 @@ use super::{parse_number, parse_uuid};
 use crate::xml::Element;
 
 /// Returns whether two of these interfaces and hostdevs name the same device of the host
-/// (src/conf/domain_conf.c, `virDomainHostdevMatch`). Their aliases don't matter.
+/// (src/conf/domain_conf.c, `virDomainHostdevMatch`). The strings, which are aliases, don't matter.
 pub(in crate::domain) fn twice(hostdevs: &[(Element<'_, '_>, String)]) -> bool {
     let mut seen: HashSet<String> = HashSet::new();
     hostdevs.iter().any(|(hostdev, _)| {
         let keys = keys(*hostdev);
         let is_there = keys.iter().any(|key| seen.contains(key));
-        // Later hostdevs are compared with the address of a USB device if it has one, and otherwise
-        // with its vendor and product.
+        // libvirt compares a later hostdev with a USB device's address if the device has one, and
+        // otherwise with its vendor and product.
         seen.extend(keys.into_iter().next());
         is_there
     })
 }
 
-/// Returns the texts by which libvirt recognizes the same device in an earlier hostdev. Later
-/// hostdevs are compared with the first text alone. Empty for a hostdev that can't be read.
+/// Returns texts that identify a hostdev's device; empty for a hostdev that can't be read. An
+/// earlier hostdev has the same device if its first text is among these texts.
 fn keys<'d, 'a>(hostdev: Element<'d, 'a>) -> Vec<String> {
     let Some((kind, source)) = kind(hostdev).zip(hostdev.child("source")) else {
         return Vec::new();

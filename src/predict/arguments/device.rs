@@ -1,4 +1,4 @@
-//! Reads `-device`, and tells which of QEMU's drivers make screens.
+//! Reads `-device`, and lists QEMU's drivers that make screens.
 
 use std::collections::BTreeMap;
 
@@ -14,9 +14,9 @@ pub struct Device {
     pub driver: String,
     /// The property `id`.
     pub id: Option<String>,
-    /// True for JSON syntax: QEMU makes these devices after all others.
+    /// True for JSON syntax: QEMU makes devices in JSON after all others.
     pub json: bool,
-    /// The other properties. Numbers and switches of JSON are written as in QEMU's option syntax.
+    /// The other properties. Values in JSON become texts in option syntax: `true` is `on`.
     pub properties: BTreeMap<String, String>,
 }
 
@@ -94,8 +94,8 @@ impl Device {
         is_pci && is_first && !self.json && !self.properties.contains_key("addr")
     }
 
-    /// Returns true if QEMU itself makes exactly one screen for the device, on a bus that every
-    /// machine has.
+    /// Returns true if QEMU itself draws exactly one screen for the device, and the device is on
+    /// the first PCI bus.
     pub(super) fn is_one_card(&self) -> bool {
         let property = |name: &str| self.properties.get(name).map(String::as_str);
         is_emulated(&self.driver)
@@ -106,9 +106,8 @@ impl Device {
     }
 }
 
-/// The drivers of PCI devices whose names don't say so, aliases included (`qemu-system-x86_64
-/// -device help` of 11.1.3). Bridges are among them, and
-/// screens are not.
+/// The drivers of PCI devices, bridges included, that have no `-pci` in their names and make no
+/// screen; also aliases (`qemu-system-x86_64 -device help` of 11.1.3).
 const ON_PCI: &str = "\
     AC97 ES1370 ac97 acpi-erst ahci am53c974 ctucan_pci cxl-type3 dc390 e1000 e1000-82540em \
     e1000-82544gc e1000-82545em e1000e edu es1370 i6300esb i82550 i82551 i82557b i82559er \

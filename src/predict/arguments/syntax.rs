@@ -1,8 +1,8 @@
 //! Reads the syntax of QEMU's options.
 
 /// Reads QEMU's option syntax, `KEY=VALUE,KEY=VALUE` (`get_opt_name_value`, util/qemu-option.c).
-/// `,,` in a value is a comma. A first word without `=` is the value of `implied`; any other such
-/// word is a switch.
+/// `,,` in a value is a comma. A first word without `=` is the value of the key `implied`. Any
+/// other `KEY` without `=` is on, and any other `noKEY` is off.
 pub(crate) fn pairs(text: &str, implied: &str) -> Vec<(String, String)> {
     let mut found = Vec::new();
     let mut rest = text;
@@ -30,7 +30,7 @@ pub(crate) fn pairs(text: &str, implied: &str) -> Vec<(String, String)> {
     found
 }
 
-/// Returns the value up to the first single comma, and the text after that comma.
+/// Returns the value up to the first comma that is not doubled, and the text after that comma.
 fn option_value(text: &str) -> (String, &str) {
     let mut value = String::new();
     let mut rest = text;

@@ -38,9 +38,9 @@ pub(crate) fn told_setting(setting: &str) -> String {
     })
 }
 
-/// Returns a message of QEMU's or libvirt's without the values of arguments. QEMU puts the argument
-/// that a message is about before the message, with its value (util/error-report.c, `print_loc`),
-/// which may be a secret.
+/// Returns a message of QEMU's or libvirt's without the values of arguments, which may be secrets.
+/// QEMU prints an argument, with its value, before a message about it (util/error-report.c,
+/// `print_loc`).
 pub fn without_values(message: &str) -> String {
     let lines: Vec<String> = message.split('\n').map(line_without_values).collect();
     lines.join("\n")

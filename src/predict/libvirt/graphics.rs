@@ -19,7 +19,7 @@ const RDP_WITHOUT_A_BUS: Check<Frontend> =
 
 /// The checks of each graphics (src/conf/domain_validate.c, `virDomainGraphicsDefValidate`;
 /// src/qemu/qemu_validate.c, `qemuValidateDomainDeviceDefGraphics`). libvirt 12.8 makes the last
-/// three checks in qemu_validate.c; it is not known since when.
+/// three checks here, and 11.3 makes them at start ([`START`]).
 pub(super) const GRAPHICS: [OfGraphics; 15] = [
     OfGraphics::define(
         "'network' attribute is required for listen type 'network'",
@@ -158,9 +158,9 @@ pub(super) const START: [OfGraphics; 3] = [
     .repairable(),
 ];
 
-/// libvirt's message for a domain for which its AppArmor helper makes no profile; the profile's
-/// name follows. The helper gives up if an SDL display is the domain's only graphics, and has no
-/// `xauth`, or an `xauth` in a directory that the helper keeps from guests
+/// libvirt's message, before the profile's name, if its AppArmor helper makes no profile for a
+/// domain. The helper makes none if an SDL display is the domain's only graphics and has no
+/// `xauth`, or has it in a directory that the helper keeps from guests
 /// (src/security/virt-aa-helper.c, `get_files`, `valid_path`).
 pub(crate) const NO_APPARMOR_PROFILE: &str = "cannot load AppArmor profile";
 
@@ -177,12 +177,12 @@ pub(super) const PROFILE: [OfGraphics; 1] =
     })
     .repairable()];
 
-/// The prefixes of the paths that the helper keeps from guests.
+/// The prefixes of the paths that libvirt's AppArmor helper keeps from guests.
 const RESTRICTED: &str = "\
     /bin/ /etc/ /lib /lost+found/ /proc/ /sbin/ /selinux/ /sys/ /usr/bin/ /usr/lib /usr/sbin/ \
     /usr/share/ /usr/local/bin/ /usr/local/etc/ /usr/local/lib /usr/local/sbin/";
 
-/// The checks of each graphics while libvirt sets it up (`qemuProcessGraphicsSetupRenderNode`).
+/// The checks when libvirt chooses a render node (`qemuProcessGraphicsSetupRenderNode`).
 pub(super) const RENDER_NODE: [OfGraphics; 1] = [OfGraphics::start("{}", |world, frontend| {
     let looks = frontend.renders() && frontend.rendernode.is_none();
     let message = world
@@ -208,7 +208,8 @@ pub(super) const CGROUP: [OfGraphics; 1] = [OfGraphics::arguments(
 pub const NO_TLS_PORT: &str =
     "Auto allocation of spice TLS port requested but spice TLS is disabled in qemu.conf";
 
-/// Returns whether libvirt reports this message only at a real start, never at a dry run.
+/// Returns whether libvirt reports this message only at a real start, and not when it only
+/// translates a domain's XML into QEMU's arguments.
 pub(crate) fn is_of_real_starts(message: &str) -> bool {
     let is_cgroups = message.starts_with("Path '") && message.contains("' is not accessible");
     is_cgroups || [NO_TLS_PORT, NO_APPARMOR_PROFILE, DBUS_DAEMON_DIED].contains(&message)
@@ -285,9 +286,9 @@ pub(super) const ARGUMENTS: [OfGraphics; 4] = [
 /// libvirt's message for a device that needs an `<audio>` in a domain that has none.
 pub(super) const NO_AUDIO: &str = "unable to find audio backend for sound device";
 
-/// Returns whether a domain has no `<audio>`, and libvirt adds none (src/qemu/qemu_postparse.c,
-/// `qemuDomainDefAddDefaultAudioBackend`). libvirt adds one for spice and for VNC, but not if SDL
-/// follows these, because SDL has the host's own audio.
+/// Returns whether a domain with graphics has no `<audio>`, and libvirt adds none
+/// (src/qemu/qemu_postparse.c, `qemuDomainDefAddDefaultAudioBackend`). libvirt adds one for spice
+/// or VNC, unless an SDL display, which uses the host's own audio, comes after them.
 pub(super) fn lacks_audio(screens: &Screens) -> bool {
     let with_audio = |f: &Frontend| match f.kind {
         GraphicsType::Spice | GraphicsType::Vnc => Some(true),
@@ -298,8 +299,9 @@ pub(super) fn lacks_audio(screens: &Screens) -> bool {
     screens.audio.is_empty() && !screens.frontends.is_empty() && has_one != Some(true)
 }
 
-/// Returns a mode that spice's channels ask for, and the connection for it that spice does not have.
-/// With autoport, libvirt has made each connection for which the XML asks.
+/// Returns the mode of spice's channels that can't work, and the connection that it lacks; `None`
+/// if every mode works. `asks` returns whether the XML asks for a mode. With autoport, libvirt adds
+/// every connection that the XML asks for.
 fn lacking(
     frontend: &Frontend,
     asks: impl Fn(SpiceMode) -> bool,

@@ -1,4 +1,4 @@
-//! One of libvirt's checks as a value, with the domain and the host to which it is applied.
+//! One of libvirt's checks as a value, and the domain and the host that it checks.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use crate::predict::screens::{Card, Frontend, Screens, Vgpu};
 use crate::predict::versions::Libvirt;
 use crate::predict::{About, Refusal, Stage};
 
-/// A domain and one host that it may be on.
+/// A domain, and a host on which every setting is known or assumed.
 pub(super) struct World<'w> {
     pub(super) screens: &'w Screens,
     /// The number of the domain's graphics of each type.
@@ -23,7 +23,7 @@ pub(super) struct World<'w> {
     pub(super) libvirt: &'w Libvirt,
     /// The setting `spice_tls` of qemu.conf.
     pub(super) tls: bool,
-    /// True if AppArmor keeps libvirt from a dbus-daemon for the guest.
+    /// True if AppArmor keeps libvirt from starting or using a dbus-daemon for the guest.
     pub(super) daemon_denied: bool,
 }
 
@@ -31,7 +31,7 @@ pub(super) struct World<'w> {
 pub(super) struct Rule<T> {
     stage: Stage,
     versions: Versions,
-    /// libvirt's message, with `{}` in the place of the text that `broken` returns.
+    /// libvirt's message, with `{}` where the text that `broken` returns is filled in.
     words: &'static str,
     /// True if a plan may change the thing that breaks the rule.
     repair: bool,
@@ -82,7 +82,7 @@ impl<T> Rule<T> {
         self
     }
 
-    /// Marks a rule that other versions have in another form, so that every version refuses.
+    /// Marks a rule by which every version refuses, because other versions have a rule like it.
     pub(super) const fn always(mut self) -> Self {
         self.versions.always = true;
         self
@@ -105,7 +105,7 @@ impl<T> Rule<T> {
     }
 }
 
-/// The result of a broken rule.
+/// A broken rule: libvirt's refusal, and whether a plan may change the thing that breaks the rule.
 pub(super) struct Broken {
     pub(super) refusal: Refusal,
     pub(super) repair: bool,
@@ -117,8 +117,8 @@ pub(super) fn if_so(is_broken: bool) -> Option<String> {
 }
 
 impl<'w> World<'w> {
-    /// Makes a world. Works out once what several rules need: if the rules went through all
-    /// graphics for each graphics, some thousands of graphics would take a second.
+    /// Makes a world. Counts the graphics once for all rules, because with some thousands of
+    /// graphics, a count for each of them would take a second.
     pub(super) fn new(
         screens: &'w Screens,
         abilities: &'w Abilities,

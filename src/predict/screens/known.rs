@@ -3,7 +3,7 @@
 use crate::device::evidence::{Finding, resolve};
 use crate::device::facts::Reason;
 
-/// The knowledge about a device of the domain.
+/// All that is known about a device of the domain.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Known {
     /// The facts and their evidence.
@@ -26,18 +26,17 @@ pub enum Here {
         driver: Option<String>,
         /// The PCI vendor ID of a PCI device.
         vendor: Option<u16>,
-        /// The part of a graphics card that the device is; `None` for any other device, and if
-        /// nobody has looked.
+        /// The kind of GPU; `None` for a device that is no GPU, and if nobody has looked.
         gpu: Option<GpuPart>,
     },
 }
 
-/// The part of a graphics card that a PCI device is.
+/// The kinds of PCI devices that are GPUs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum GpuPart {
-    /// The card itself.
+    /// A whole graphics card.
     Whole,
-    /// A virtual function of the card.
+    /// A virtual function of a graphics card.
     Function,
 }
 
@@ -45,8 +44,8 @@ impl GpuPart {
     /// The PCI class of display controllers (include/linux/pci_ids.h, `PCI_BASE_CLASS_DISPLAY`).
     const DISPLAY: u32 = 0x03;
 
-    /// Returns the part that a PCI device of this 24-bit class is; `None` if it is not part of a
-    /// graphics card. `is_function` is true for a virtual function.
+    /// Returns the kind of GPU that a PCI device with this 24-bit class is; `None` if it is no GPU.
+    /// `is_function` is true for a virtual function.
     pub fn of(class: u32, is_function: bool) -> Option<Self> {
         (class >> 16 == Self::DISPLAY).then_some(if is_function {
             GpuPart::Function
@@ -57,7 +56,7 @@ impl GpuPart {
 }
 
 impl Known {
-    /// Makes the knowledge about a device about which nothing is known, with the reason.
+    /// Returns a value for a device about which nothing is known; `reason` says why.
     pub fn nothing(reason: Reason) -> Self {
         Known {
             finding: resolve(Vec::new(), reason),
@@ -74,8 +73,7 @@ impl Known {
         }
     }
 
-    /// Returns the part of a graphics card that the device is; `None` if it is no such part or that
-    /// is not known.
+    /// Returns the kind of GPU that the device is; `None` if it is no GPU or that is not known.
     pub(crate) fn gpu(&self) -> Option<GpuPart> {
         match self.here {
             Some(Here::Present { gpu, .. }) => gpu,

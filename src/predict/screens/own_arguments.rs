@@ -90,10 +90,9 @@ impl Screens {
         self.doubt_what_depends_on_more();
     }
 
-    /// Counts the PCI slot that QEMU gives to the user's next device without an address: QEMU makes
-    /// it before libvirt's devices, in the next slot that the machine itself leaves free. If one of
-    /// libvirt's devices has that slot, notes in `slot_taken` the message with which QEMU refuses
-    /// it. `taken` is the number of the user's devices that have a slot so far; this adds one.
+    /// Counts the user's next device without an address in `taken`. Before libvirt's devices, QEMU
+    /// puts such devices into the slots that the machine itself leaves free, one after the other.
+    /// If a device of libvirt's needs the slot of this one, sets `slot_taken` to QEMU's refusal.
     /// Returns false if the machine's slots are not known.
     fn take_slot(&mut self, domain: &Domain<'_, '_>, taken: &mut u32) -> bool {
         let machine = domain.machine.as_deref().unwrap_or_default();
@@ -104,7 +103,8 @@ impl Screens {
         };
         let slot = first + *taken;
         *taken += 1;
-        // Only the first slot that is not free counts, and a bus has few slots: this stays linear.
+        // Only the first slot that is not free counts, and a bus has few slots, so the time stays
+        // linear.
         if self.slot_taken.is_some() || slot > LAST_SLOT {
             return true;
         }
@@ -151,8 +151,8 @@ impl Screens {
         }
     }
 
-    /// Returns whether gtk has an X or Wayland display to try: one in the domain's environment, or
-    /// the X server of an SDL display, which libvirt puts into that environment
+    /// Returns whether gtk has an X or Wayland display to try: from the domain's `<qemu:env>`, or
+    /// the X server of an SDL display, which libvirt puts into QEMU's environment
     /// (src/qemu/qemu_command.c, `qemuBuildGraphicsSDLCommandLine`).
     pub(crate) fn gtk_may_open(&self) -> bool {
         let names_a_server = |frontend: &Frontend| frontend.settings.x_display.is_some();
@@ -200,8 +200,8 @@ impl Screens {
         }
     }
 
-    /// Returns a function that tells whether the guest's `/dev` lacks the vfio node of a device in
-    /// the user's own arguments; `None` if that is not known.
+    /// Returns a function for devices of the user's own arguments: `Some(true)` if the guest's
+    /// `/dev` lacks the device's vfio node, and `None` if that is not known.
     pub(crate) fn lacks_its_node(&self) -> impl Fn(&Device) -> Option<bool> + use<> {
         let hostdevs: HashSet<DeviceId> = self.vgpus.iter().map(|vgpu| vgpu.id).collect();
         let is_pci = |id: DeviceId| matches!(id, DeviceId::Pci(_));
@@ -212,7 +212,7 @@ impl Screens {
             let id = device.vfio_id();
             // Functions of a card may share a group, and with it a node.
             let may_share = id.is_none_or(is_pci) && has_pci;
-            // If it is also a hostdev, its node exists; what QEMU does with it twice is not known.
+            // A device that is also a hostdev has its node. How QEMU treats it twice is not known.
             let is_twice = id.is_some_and(|id| hostdevs.contains(&id));
             (has_own_dev && !with_iommufd && !may_share && !is_twice).then_some(true)
         }
@@ -223,7 +223,7 @@ impl Screens {
     }
 }
 
-/// Returns whether a property of `qemu:override` makes QEMU's device another one than libvirt's.
+/// Returns whether a property of `qemu:override` puts another device in the place of libvirt's.
 fn exchanges_the_device(property: &Property<'_, '_>) -> bool {
     match property.name.as_str() {
         "driver" => !property.value.as_deref().is_some_and(is_vfio),
@@ -267,9 +267,8 @@ fn has_addresses(domain: &Domain<'_, '_>) -> bool {
             .all(|device| device.child("address").is_some())
 }
 
-/// Returns whether `<qemu:capabilities>` removes a capability. A capability that it also adds stays
-/// removed, because libvirt adds first (src/qemu/qemu_process.c,
-/// `qemuProcessStartUpdateCustomCaps`).
+/// Returns whether `<qemu:capabilities>` removes a capability. Adding the capability there does not
+/// help, because libvirt adds first (src/qemu/qemu_process.c, `qemuProcessStartUpdateCustomCaps`).
 fn is_deleted(domain: &Domain<'_, '_>, capability: &str) -> bool {
     in_qemu(domain.element, "capabilities").any(|deleted| {
         deleted.is(Some(QEMU_NAMESPACE), "del")

@@ -38,28 +38,28 @@ pub struct Vgpu {
     pub settings: HostdevSettings,
     /// True if the hostdev has the attribute `display`, whatever its value.
     pub says_display: bool,
-    /// True if QEMU gets `display=on`, from the attribute or from `qemu:override`, which overrules
-    /// the attribute.
+    /// True if QEMU gets `display=on`, from the attribute or from what overrules it
+    /// ([`Vgpu::said`]).
     pub display: bool,
-    /// True if the attribute says `display='on'`.
+    /// True if the hostdev has the attribute `display='on'`.
     pub asked: bool,
-    /// True if QEMU gets `ramfb=on`.
+    /// True if QEMU gets `ramfb=on`, from the attribute or from what overrules it ([`Vgpu::said`]).
     pub ramfb: bool,
-    /// True if the attribute says `ramfb='on'`.
+    /// True if the hostdev has the attribute `ramfb='on'`.
     pub ramfb_asked: bool,
-    /// The properties that `qemu:override` gives in a type that QEMU does not accept, with QEMU's
-    /// message.
+    /// The properties of which QEMU does not accept the type or value in `qemu:override`, with
+    /// QEMU's message.
     pub mistyped: BTreeMap<String, String>,
-    /// The properties that `qemu:override` sets.
+    /// The properties that `qemu:override` sets. A `display` or `ramfb` that it removes is `off`.
     pub properties: BTreeMap<String, String>,
-    /// The properties that `-set` arguments set and QEMU finds. They overrule `qemu:override`.
+    /// The properties that `-set` sets on a device that QEMU finds. They overrule `qemu:override`.
     pub set: BTreeMap<String, String>,
     /// The properties that `-global` arguments set. Everything else overrules them.
     pub globals: Globals,
     /// The facts that are known about the device, in the state in which QEMU will find it.
     pub known: Known,
-    /// The vendor's driver from which libvirt takes the device because of managed='yes', so that
-    /// the vGPU is lost; `None` if no vGPU is lost.
+    /// The vendor's driver, if libvirt takes the device away from it because of managed='yes', so
+    /// that the vGPU is lost. `None` if no vGPU is lost.
     pub lost: Option<String>,
     /// True if libvirt binds the device to vfio-pci before QEMU runs.
     pub rebound: bool,
@@ -79,7 +79,7 @@ impl Vgpu {
     /// the one that `<driver model=…>` names (libvirt src/util/virpci.c,
     /// `virPCIDeviceDetach`, `virPCIDeviceFindBestVFIOVariant`). NVIDIA's own driver loses its
     /// virtual functions, too: libvirt looks for variants in the kernel's modules.alias, which does
-    /// not list NVIDIA's driver. It may list another vendor's.
+    /// not list NVIDIA's driver. modules.alias may list another vendor's driver.
     fn is_rebound(&self) -> bool {
         let Some(Here::Present { driver, .. }) = &self.known.here else {
             return false;
@@ -102,7 +102,7 @@ impl Vgpu {
                 Some(DisplayInterface::Region) => Found::Region,
                 None => Found::Nothing,
             }],
-            // QEMU asks for dmabuf first and believes the yes.
+            // QEMU asks for a dmabuf first and trusts the answer.
             Display::Unknown(Reason::Untrusted) => vec![Found::Dmabuf],
             Display::Unknown(_) => vec![Found::Dmabuf, Found::Region, Found::Nothing],
         }
