@@ -1,5 +1,5 @@
-//! Explains why a program gives a message, and how to fix it: in general, and for a domain and its
-//! host.
+//! Explains why a program gives a message, and how to fix the cause: in general, and for one domain
+//! and its host.
 
 use std::collections::BTreeMap;
 
@@ -28,7 +28,7 @@ use crate::publish::unknown::Member;
 pub struct Explanation {
     /// The name of the message's symptom in `messages.toml`.
     pub symptom: &'static str,
-    /// The words by which the message was recognized.
+    /// The words by which the message was recognized; `*` means any text.
     pub message: &'static str,
     /// The program that gives the message.
     pub by: Speaker,
@@ -36,19 +36,19 @@ pub struct Explanation {
     pub versions: &'static str,
     /// The origin of the message: a file and a function, or a page that quotes it.
     pub source: &'static str,
-    /// The device that the message is about.
+    /// The device that the message is about; `None` if it is not known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub device: Option<DeviceId>,
     /// The cause of the message, in words.
     pub cause: String,
-    /// The facts about this domain and this host that apply.
+    /// The facts about this domain and this host that concern the message.
     pub here: Vec<String>,
     /// The fixes of the cause, the best first.
     pub fixes: Vec<Remedy>,
-    /// The changes that the first fix makes in the domain, with their reasons.
+    /// The changes that `gfxplane fixup` makes in the domain, with their reasons; may be empty.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub changes: Vec<String>,
-    /// The domain before and after the first fix.
+    /// The fix by `gfxplane fixup`; `None` if it is not the fix.
     #[serde(skip)]
     pub fixed: Option<Fixed>,
 }
@@ -140,8 +140,8 @@ pub fn explain(
     }
 }
 
-/// Adds the doctor's failures and warnings on the symptom's topics. The fixes of failures come
-/// before the `general` fixes, those of warnings after them.
+/// Adds the doctor's failures and warnings on the symptom's topics to `here`, and their fixes to
+/// `fixes`: the failures' fixes, then the `general` fixes, then the warnings' fixes.
 fn of_checks(
     about: &About<'_>,
     general: Vec<Remedy>,
@@ -168,8 +168,8 @@ fn of_checks(
     }
 }
 
-/// Returns the command for the fix or, without one, the fixes that only the user can make. Returns
-/// the command that shows fixes if the domain is not known, and nothing if fixup never helps.
+/// Returns the command for `fixed`. Without `fixed`, returns the fixes that only the user can make,
+/// or a command that shows fixes if the domain is not known. Empty if fixup never helps.
 fn by_fixup(fixed: Option<&Fixed>, about: &About<'_>) -> Vec<Remedy> {
     let commands = if let Some(fixed) = fixed {
         let lost: Vec<&str> = fixed.loses.iter().map(|consent| loss(*consent)).collect();
@@ -190,8 +190,8 @@ fn by_fixup(fixed: Option<&Fixed>, about: &About<'_>) -> Vec<Remedy> {
     commands.into_iter().map(Remedy::Command).collect()
 }
 
-/// Adds the members of the message's IOMMU group with their drivers, and a command for each member
-/// that keeps the group from being passed through. Adds nothing if the group is not known.
+/// Adds the members of the message's IOMMU group to `here`, and to `fixes` a command for each
+/// member that keeps the group from being passed through. Adds nothing for an unknown group.
 fn group(about: &About<'_>, here: &mut Vec<String>, fixes: &mut Vec<Remedy>) {
     let by_number = about
         .found
@@ -215,7 +215,7 @@ fn group(about: &About<'_>, here: &mut Vec<String>, fixes: &mut Vec<Remedy>) {
     }
 }
 
-/// Returns what the user loses with a consent, in words.
+/// Returns, in words, what the user loses after giving a consent.
 fn loss(consent: Consent) -> &'static str {
     match consent {
         Consent::Remote => "a screen is then visible only on this host",
@@ -266,8 +266,8 @@ fn display(finding: &Finding) -> String {
     }
 }
 
-/// Adds the prediction for the domain as it is now. Returns whether the domain would or may be
-/// refused.
+/// Adds the prediction for the domain as it is now, compared with the message of `symptom`. Returns
+/// whether the domain would or may be refused.
 fn prediction(domain: &Situation, symptom: &str, here: &mut Vec<String>) -> bool {
     let name = &domain.name;
     let Some(plan) = &domain.plan else {
@@ -292,7 +292,7 @@ fn prediction(domain: &Situation, symptom: &str, here: &mut Vec<String>) -> bool
     !plan.before.starts()
 }
 
-/// Adds the screens that end the guest if a viewer chooses them. Returns whether there are any.
+/// Adds the screens that make QEMU exit if a VNC viewer switches to them; false if there are none.
 fn viewers_end(domain: &Situation, here: &mut Vec<String>) -> bool {
     let dangers = domain.plan.iter().flat_map(|plan| &plan.before.dangers);
     let before = here.len();
@@ -306,8 +306,8 @@ fn viewers_end(domain: &Situation, here: &mut Vec<String>) -> bool {
     here.len() > before
 }
 
-/// Returns the host's failures and warnings on these topics. Of lines about one device, returns
-/// those about `ids` or, if `ids` is empty, all failures.
+/// Returns the doctor's failures and warnings on these topics. A line about one device must be
+/// about one of `ids` or, if `ids` is empty, must be a failure.
 fn of_host(host: &doctor::Host, topics: &[Topic], ids: &[DeviceId]) -> Vec<Line> {
     if topics.is_empty() {
         return Vec::new();
@@ -327,8 +327,8 @@ fn of_host(host: &doctor::Host, topics: &[Topic], ids: &[DeviceId]) -> Vec<Line>
         .collect()
 }
 
-/// Replaces each placeholder of a text, such as `{name}` or `{name OPTIONS}`, by its value.
-/// messages.toml explains the names.
+/// Replaces each placeholder of a text, such as `{domain}` or `{fixup OPTIONS}`, by its value.
+/// messages.toml explains the placeholders.
 fn filled(text: &str, about: &About<'_>) -> String {
     let device = about.devices().first().copied();
     let named = |unknown: &str, name: &dyn Fn(DeviceId) -> String| {

@@ -14,8 +14,8 @@ use crate::publish::inventory::DeviceEntry;
 const NVIDIA: u16 = 0x10de;
 const INTEL: u16 = 0x8086;
 
-/// A message that was found, with the symptom it matches and what the condition of a remedy can
-/// depend on: the host and the domain.
+/// A message that was found and its symptom, with the host and the domain, on which conditions
+/// depend.
 #[derive(Clone, Copy)]
 pub(super) struct About<'a> {
     pub found: &'a Found,
@@ -35,8 +35,8 @@ impl<'a> About<'a> {
         plan.into_iter().flat_map(|plan| &plan.screens.vgpus)
     }
 
-    /// Returns the device that the message names. If it names none and the symptom is about
-    /// displays, returns the domain's devices with `display='on'`.
+    /// Returns the device that the message names. If the message names none and the symptom has
+    /// [`Tell::Displays`], returns the domain's devices with `display='on'`.
     pub(super) fn devices(&self) -> Vec<DeviceId> {
         if let Some(id) = self.found.device {
             return vec![id];
@@ -46,19 +46,19 @@ impl<'a> About<'a> {
         asked.map(|vgpu| vgpu.id).collect()
     }
 
-    /// Returns a device's entry in the host's inventory; `None` if it is not there.
+    /// Returns a device's entry in the host's inventory; `None` if the inventory has none.
     pub(super) fn entry(&self, id: DeviceId) -> Option<&'a DeviceEntry> {
         let mut devices = self.host.inventory.devices.iter();
         devices.find(|entry| entry.id == id)
     }
 
-    /// Returns the graphics card of the host that is this device; `None` if there is none.
+    /// Returns the graphics card with this PCI address; `None` if the device is no graphics card.
     fn card(&self, id: DeviceId) -> Option<&'a GpuEntry> {
         let mut gpus = self.host.inventory.gpus.iter();
         gpus.find(|gpu| gpu.address == id.to_string())
     }
 
-    /// Returns whether a condition holds; false if that is not known.
+    /// Returns whether a condition is true; false if the host or domain is not known well enough.
     pub(super) fn holds(&self, condition: Condition) -> bool {
         let devices = self.devices();
         match condition {

@@ -1,10 +1,9 @@
-//! Learns the displays of a domain's devices from its log: text in, evidence out.
+//! Learns the displays of a domain's devices from the text of its log.
 //!
-//! libvirt writes a line of its own and QEMU's whole command line into
-//! `/var/log/libvirt/qemu/NAME.log` before it runs QEMU. QEMU's output follows. At the end, libvirt
-//! writes why the domain ended (src/qemu/qemu_domain.c, `qemuDomainLogContextNew`;
-//! src/qemu/qemu_process.c, `qemuProcessLaunch` and `qemuProcessStop`). For a device with
-//! `display=on`, this shows:
+//! Before libvirt runs QEMU, it writes a line with the time and QEMU's whole command line into
+//! `/var/log/libvirt/qemu/NAME.log`. QEMU's output follows. At the end, libvirt writes why the
+//! domain ended (src/qemu/qemu_domain.c, `qemuDomainLogContextNew`; src/qemu/qemu_process.c,
+//! `qemuProcessLaunch` and `qemuProcessStop`). For a device with `display=on`, the log shows:
 //!
 //! * a dmabuf, if the start failed because QEMU found no OpenGL;
 //! * none, if the start failed because QEMU found no display;
@@ -17,10 +16,10 @@
 //! at the end of a domain that ran names another reason, and then the domain has started, whatever
 //! else the log says.
 //!
-//! But a guest can forge the whole log of a further start. It can thus pass off its own screen as
-//! another kind, as long as the device is not asked. So a lesson is evidence of the method `qemu`,
-//! never a measurement. Any answer of the device outranks it, and it says nothing about other
-//! devices.
+//! But a guest can forge the whole log of another start, and so give its device a wrong display
+//! until gfxplane asks the device. So a lesson is evidence of the method `qemu`, never a
+//! measurement. Any answer of the device outranks the lesson, and the lesson is no evidence about
+//! other devices.
 
 use std::path::PathBuf;
 use std::time::{Duration, UNIX_EPOCH};
@@ -34,42 +33,42 @@ use crate::plan::trial::said;
 use crate::predict::arguments::Device;
 use crate::predict::words;
 
-/// The result of the last start in a log.
+/// The displays that were learned from the last start in a log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lesson {
-    /// The time when the start began, since 1970 by the host's clock.
+    /// The time at which the start began, since 1970 by the host's clock.
     pub began: Duration,
-    /// QEMU's version, as libvirt reports it.
+    /// QEMU's version, as libvirt reports it; `None` if it can't be read.
     pub qemu: Option<Version>,
-    /// The program that libvirt ran. If it is a script, it may give QEMU other arguments than the
-    /// log has, and then the start tells nothing.
+    /// The program that libvirt ran. A script may give QEMU other arguments than the log has; then
+    /// nothing can be learned.
     pub emulator: PathBuf,
     /// True if the last start in the log succeeded.
     pub started: bool,
-    /// The displays that the start shows: of each device with `display=on` or, if the start failed,
-    /// of the one that QEMU refused.
+    /// The learned displays: of each device with `display=on` or, if the start failed, only of the
+    /// device that QEMU refused.
     pub displays: Vec<(DeviceId, Display)>,
 }
 
 /// The reason why nothing can be learned from a log.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Nothing {
-    /// The log has no start, or only a part of one.
+    /// The log has no start, or only a part of a start.
     #[error("there is no complete start in its log")]
     NoStart,
-    /// The last start in the log is of another domain with the same name.
+    /// The last start in the log is of another domain, which had this name before.
     #[error("the last start in its log is of another domain of its name")]
     OtherDomain,
     /// The log does not show whether the domain started.
     #[error("its log does not say how the last start ended")]
     NoEnd,
-    /// None of the domain's devices had a display at the last start.
+    /// None of the domain's devices had `display=on` at the last start.
     #[error("none of its vfio devices had display=on at the last start")]
     NoDisplay,
     /// The domain started and may have had OpenGL, so it would have started with any display.
     #[error("it started, perhaps with OpenGL, so any display would have worked")]
     OpenGl,
-    /// The start failed for another reason.
+    /// The start failed, but not because of the display of one of the domain's devices.
     #[error("its start failed for a reason other than the display of a vfio device")]
     OtherReason,
 }
@@ -78,7 +77,7 @@ pub enum Nothing {
 /// beginning. `is_running` is true if libvirt says that the domain runs.
 ///
 /// # Errors
-/// [`Nothing`]: the reason why the log tells nothing.
+/// [`Nothing`]: the reason why nothing can be learned from the log.
 pub fn learn(
     log: &str,
     domain: Uuid,
@@ -123,13 +122,13 @@ pub fn learn(
 }
 
 /// Returns the time at which the last start in a log began, since 1970; `None` if the log has no
-/// start.
+/// complete start.
 #[must_use]
 pub fn began(log: &str) -> Option<Duration> {
     Some(Start::last(log)?.began)
 }
 
-/// One start.
+/// The part of a domain's log about one start.
 pub(crate) struct Start<'l> {
     /// The time when the start began, since 1970.
     pub(crate) began: Duration,
@@ -137,12 +136,12 @@ pub(crate) struct Start<'l> {
     pub(crate) qemu: Option<Version>,
     emulator: PathBuf,
     arguments: Vec<String>,
-    /// The text after the command line.
+    /// The text of the log after the command line.
     pub(crate) printed: &'l str,
 }
 
 impl<'l> Start<'l> {
-    /// Reads the last start in a log; `None` if the log has no whole start.
+    /// Reads the last start in a log; `None` if its command line is not complete.
     pub(crate) fn last(log: &'l str) -> Option<Self> {
         let lines = log.split_inclusive('\n').scan(0, |at, line| {
             *at += line.len();
@@ -171,7 +170,7 @@ impl<'l> Start<'l> {
         })
     }
 
-    /// Returns the value of each occurrence of an option.
+    /// Returns the value of each occurrence of an option, such as `-device`, on the command line.
     fn values(&self, option: &str) -> impl Iterator<Item = &str> {
         let options = self.arguments.iter().zip(self.arguments.iter().skip(1));
         options
@@ -179,17 +178,17 @@ impl<'l> Start<'l> {
             .map(|(_, value)| value.as_str())
     }
 
-    /// Returns the domain's UUID.
+    /// Returns the domain's UUID; `None` if the command line has no valid one.
     pub(crate) fn domain(&self) -> Option<Uuid> {
         self.values("-uuid").last()?.parse().ok()
     }
 
-    /// Returns whether the domain started, according to libvirt's lines about its end; `None` if
-    /// they do not tell.
+    /// Returns whether the domain started, according to the lines about its end; `None` if there is
+    /// no such line, or if a line has an unknown reason.
     ///
-    /// There may be several such lines. libvirt writes "failed" when a hook vetoes a later start,
-    /// and a guest may write it to make its words count. For a domain that ran, libvirt itself
-    /// writes another reason.
+    /// There may be several lines. libvirt writes the reason "failed" when a hook vetoes a later
+    /// start, and a guest may write it to fake a failed start. For a domain that ran, libvirt
+    /// itself writes another reason.
     pub(crate) fn has_started(&self) -> Option<bool> {
         let mut started = None;
         for reason in self.printed.lines().filter_map(reason) {
@@ -203,14 +202,14 @@ impl<'l> Start<'l> {
         started
     }
 
-    /// Returns the number of later starts that failed before QEMU ran.
+    /// Returns the number of starts after this one that failed before QEMU ran.
     pub(crate) fn failed_since(&self) -> usize {
         let reasons = self.printed.lines().filter_map(reason).skip(1);
         reasons.filter(|reason| *reason == "failed").count()
     }
 
-    /// Returns the device that QEMU refused, and the display that QEMU's message shows; `None` if
-    /// QEMU printed no such message. QEMU exits at the first device that it refuses.
+    /// Returns the device whose display QEMU refused, and the display that QEMU's message implies;
+    /// `None` if QEMU refused no display. QEMU exits at the first device that it refuses.
     fn refusal(&self, devices: &[DeviceId]) -> Option<(DeviceId, Display)> {
         self.printed.lines().find_map(|line| {
             let (before, words) = [words::DMABUF_NEEDS_OPENGL, words::NO_DISPLAY]
@@ -224,8 +223,8 @@ impl<'l> Start<'l> {
         })
     }
 
-    /// Returns whether QEMU may have had OpenGL, or whether a device may have had another display
-    /// than its `-device` says. An unknown option counts as one that may have that effect.
+    /// Returns whether QEMU may have had OpenGL, or whether another option may have changed the
+    /// `display` of a `-device`. Also true if no option chooses a frontend.
     fn may_have_opengl(&self) -> bool {
         let mut has_frontend = false;
         for (place, word) in self.arguments.iter().enumerate() {
@@ -255,7 +254,7 @@ fn kind(value: &str) -> &str {
     value.split(',').next().unwrap_or_default()
 }
 
-/// Returns the device of a `-device`; `None` unless it is a vfio device with `display=on`.
+/// Returns the device of a `-device`'s value; `None` unless it is vfio and has `display=on`.
 fn with_display(value: &str) -> Option<DeviceId> {
     let device = Device::read(value).filter(Device::is_vfio)?;
     let display = device.properties.get("display")?;
@@ -280,10 +279,10 @@ fn reason(line: &str) -> Option<&str> {
         .map(str::trim_end)
 }
 
-/// Returns the words of the command at the beginning of a text, and the text after it; `None` if
-/// the command has no end.
+/// Returns the words of the command at the beginning of a text, and the text after the command;
+/// `None` if the command has no end.
 ///
-/// libvirt writes the command for a shell: words in single quotes where they need them, and a
+/// libvirt writes the command for a shell: single quotes around words that need them, and a
 /// backslash before each line end but the last (src/util/vircommand.c, `virCommandToStringBuf`).
 fn command(text: &str) -> Option<(Vec<String>, &str)> {
     let (mut words, mut word) = (Vec::new(), None::<String>);

@@ -37,7 +37,7 @@ pub enum Speaker {
 }
 
 impl Speaker {
-    /// Returns the program's name.
+    /// Returns the program's name, as text for the user.
     #[must_use]
     pub fn word(self) -> &'static str {
         match self {
@@ -67,7 +67,7 @@ pub struct Wording {
     pub versions: String,
     /// The origin of the message: a file and a function, or a page that quotes it.
     pub source: String,
-    /// True if the message only follows from another, and so counts only if no other is found.
+    /// True if the message follows from another problem, and counts only if nothing else is found.
     #[serde(default)]
     pub follows: bool,
 }
@@ -85,53 +85,54 @@ pub enum Fixup {
     Always,
 }
 
-/// A fact of this host or domain that is shown with the cause.
+/// A choice of what `gfxplane explain` shows of the host and the domain, beside the cause.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Tell {
     /// The displays of all of the domain's devices that have `display='on'`, if the message names
     /// no device.
     Displays,
-    /// The OpRegion of a device that has one.
+    /// Whether the device has an OpRegion.
     Opregion,
-    /// A device that is active now.
+    /// Whether the device is active now.
     Active,
     /// The render node of the GPU behind the device.
     RenderNode,
-    /// The screens that end the guest if a viewer chooses them.
+    /// The screens that make QEMU exit if a VNC viewer switches to them.
     Viewers,
     /// The members of the IOMMU group, with their drivers.
     Group,
-    /// The prediction for the domain is not shown, because the message already says it.
+    /// No prediction for the domain, because the message already implies it.
     NoPrediction,
-    /// No device of the host is shown, because the address in the message is the guest's.
+    /// No device of the host, because the address in the message is an address in the guest.
     GuestAddress,
 }
 
-/// A condition of this host or domain under which the message has another cause.
+/// A condition of this host or domain under which the message has another cause. "The message's
+/// devices" are those that the message names or, if it names none, those with `display='on'`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Condition {
     /// A device of the domain has ramfb, and its display is on.
     Ramfb,
-    /// The message names a whole graphics card. Or it names no device, and the domain has such a
-    /// card and no display that is on.
+    /// The message names a whole graphics card; or it names no device, and the domain has a whole
+    /// graphics card and no display that is on.
     Whole,
-    /// The devices in question are all PCI devices.
+    /// The message's devices are all PCI devices.
     Pci,
-    /// The devices in question are all mediated devices.
+    /// The message's devices are all mediated devices.
     Mdev,
-    /// A device is NVIDIA's.
+    /// One of the message's devices is NVIDIA's.
     Nvidia,
-    /// A device is Intel's.
+    /// One of the message's devices is Intel's.
     Intel,
-    /// A device has its display on, and only a rule says that it has one.
+    /// One of the message's devices has a display that is known only by rule or sibling.
     Ruled,
-    /// The host has render nodes, all of NVIDIA's own driver.
+    /// The host has render nodes, and all of them belong to NVIDIA's own driver.
     NvidiaRenders,
 }
 
-/// Something that the user can do against a cause.
+/// Something that the user can do about a cause.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", from = "Written")]
 pub enum Remedy {
@@ -141,8 +142,8 @@ pub enum Remedy {
     Advice(String),
 }
 
-/// A remedy as `messages.toml` spells it: a string is a command, a table with `advice` is advice.
-/// Becomes a [`Remedy`].
+/// The form of a [`Remedy`] in `messages.toml`: a string for a command, a table with the key
+/// `advice` for advice.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum Written {
@@ -160,7 +161,7 @@ impl From<Written> for Remedy {
 }
 
 impl Remedy {
-    /// Returns the command or the advice.
+    /// Returns the text of the command or advice.
     #[must_use]
     pub fn text(&self) -> &str {
         match self {
@@ -168,7 +169,7 @@ impl Remedy {
         }
     }
 
-    /// Returns a remedy of the same kind, with its text changed.
+    /// Returns the remedy with its text changed by `change`; a command stays a command.
     #[must_use]
     pub(super) fn map(&self, change: impl FnOnce(&str) -> String) -> Self {
         match self {
@@ -178,7 +179,7 @@ impl Remedy {
     }
 }
 
-/// The cause under a condition, with its fixes.
+/// The cause of a message under a condition, with the fixes of this cause.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Case {
@@ -190,7 +191,7 @@ pub(crate) struct Case {
     pub fixes: Vec<Remedy>,
 }
 
-/// A problem: the cause of a message, and its fixes.
+/// The knowledge about a problem: its messages, their cause, and the fixes.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Symptom {
@@ -201,13 +202,13 @@ pub(crate) struct Symptom {
     /// The condition under which `gfxplane fixup` is the first fix.
     #[serde(default)]
     pub fixup: Fixup,
-    /// The checks of `gfxplane doctor` about the same subject.
+    /// The topics of `gfxplane doctor` whose checks concern this problem.
     #[serde(default)]
     pub topics: Vec<Topic>,
-    /// The facts that are shown with the cause.
+    /// The facts about host and domain that are shown with the cause.
     #[serde(default)]
     pub tell: Vec<Tell>,
-    /// The cases with another cause. The first whose condition holds counts.
+    /// The cases with another cause. The first case whose condition is true counts.
     #[serde(default)]
     pub when: Vec<Case>,
     /// The messages by which the symptom is recognized.

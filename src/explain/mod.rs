@@ -1,8 +1,8 @@
-//! Recognizes and explains messages of libvirt, QEMU and others about screens: text in,
-//! explanations out.
+//! Recognizes messages of libvirt, QEMU and other programs about screens in a text, and explains
+//! them.
 //!
-//! [`messages`] has the known messages. [`find`] looks for them in a pasted text, [`in_log`] in a
-//! domain's log. [`causes`] finds the cause and the fixes, given the domain and its host.
+//! [`messages`] has the known messages. [`find`] looks for them in a pasted text, and [`in_log`] in
+//! a domain's log. [`causes`] finds the cause and the fixes for a domain and its host.
 //!
 //! A pasted text may have other line breaks, indentation and quotation marks than the original, or
 //! be quoted in JSON. Case is ignored.
@@ -40,20 +40,20 @@ pub struct Found {
     pub wording: &'static Wording,
     /// The text that matched each `*` of the wording.
     pub filled_in: Vec<String>,
-    /// The last device named before the message, or else the first after it. `None` if none is
-    /// named, or if the address in the message is the guest's.
+    /// The last device that the text names before the message's end, or else the first after it.
+    /// `None` if the text names none, or if the address in the message is an address in the guest.
     pub device: Option<DeviceId>,
 }
 
-/// Returns the known messages in a text, each once, in order of appearance. Messages that only
-/// follow from others are returned only if the text has no other.
+/// Returns the known messages in a text, in order of appearance, each once for each device. Returns
+/// messages that only follow from other problems ([`Wording::follows`]) if the text has no others.
 #[must_use]
 pub fn find(text: &str) -> Vec<Found> {
     without_consequences(all_in(text))
 }
 
-/// Returns the messages in a text, with those that only follow from others. Of two that have words
-/// in common, only the longer one counts.
+/// Returns all known messages in a text, even if they only follow from other problems. Of two
+/// messages that overlap in the text, only the longer one counts.
 fn all_in(text: &str) -> Vec<Found> {
     let text = plain(text);
     let squeezed = Squeezed::of(&text);
@@ -106,8 +106,8 @@ fn without_consequences(mut all: Vec<Found>) -> Vec<Found> {
     all
 }
 
-/// Returns the text with single blanks as white space, straight quotation marks, and no backslashes
-/// of JSON.
+/// Replaces white space by single blanks, and quotation marks by straight ones, and removes JSON's
+/// backslashes.
 fn plain(text: &str) -> String {
     let text = text
         .replace(['\u{2018}', '\u{2019}', '`'], "'")
@@ -121,11 +121,11 @@ fn plain(text: &str) -> String {
 /// The longest text that may match a `*`, in bytes.
 const LONGEST: usize = 200;
 
-/// The largest number of occurrences of one message that are looked for: a log may have thousands.
+/// The largest number of occurrences of one message that are found: a log may have thousands.
 const MOST: usize = 32;
 
-/// A known message: the name of its symptom, its words, and its parts between the `*`, in small
-/// letters and without white space, as they are looked for.
+/// A known message: the name of its symptom, its words, and the parts of the words between the `*`,
+/// in the form of [`Squeezed::text`].
 type Parts = (&'static str, &'static Wording, Vec<String>);
 
 /// All known messages, the longest first.
@@ -143,11 +143,11 @@ static PARTS: LazyLock<Vec<Parts>> = LazyLock::new(|| {
     all
 });
 
-/// A text in small letters and without white space: a terminal may have broken its lines anywhere.
+/// A text in lower case and without white space: a terminal may have broken its lines anywhere.
 struct Squeezed<'t> {
     original: &'t str,
     text: String,
-    /// For each byte of `text`, its offset in the original. At the end, the original's length.
+    /// The offset in `original` for each byte of `text`, and at the end the length of `original`.
     places: Vec<usize>,
 }
 
@@ -169,13 +169,13 @@ impl<'t> Squeezed<'t> {
         }
     }
 
-    /// Returns the original text of a part, without white space at its end.
+    /// Returns the part of `original` for a range of `text`, without white space at its end.
     fn whole(&self, from: usize, to: usize) -> &'t str {
         self.original[self.places[from]..self.places[to]].trim_end()
     }
 
-    /// Returns the first place of a message at or behind `from`, and the original text for each `*`.
-    /// `parts` are the message's words between the `*`.
+    /// Returns the first range of `text` from `from` on that matches a message, and the original
+    /// text for each `*`. `parts` are the message's words between the `*`. `None` if none matches.
     fn matches(&self, from: usize, parts: &[String]) -> Option<(Range<usize>, Vec<String>)> {
         let (first, rest) = parts.split_first()?;
         self.text[from..]
@@ -243,7 +243,7 @@ pub(crate) fn domain_of(text: &str) -> Option<String> {
     name.filter(|name| !name.is_empty())
 }
 
-/// The log's account of a domain's last start.
+/// The facts about a domain's last start that its log has.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Logged {
     /// The time when the start began, since 1970. In JSON, it has the form of RFC 3339, in UTC.
@@ -254,13 +254,13 @@ pub struct Logged {
     pub qemu: Option<Version>,
     /// True if the domain started; `None` if the log does not say.
     pub started: Option<bool>,
-    /// The number of later starts that failed before QEMU ran, by a hook's veto or because libvirt
-    /// refused the definition.
+    /// The number of starts after this one that failed before QEMU ran, by a hook's veto or because
+    /// libvirt refused the definition.
     pub failed_since: usize,
     /// The known messages in the log.
     #[serde(skip)]
     pub found: Vec<Found>,
-    /// The last lines of QEMU without what may be a secret, if no message is known.
+    /// QEMU's last lines, without values that may be secrets; empty if a message is known.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub words: Vec<String>,
 }
@@ -272,9 +272,9 @@ fn as_rfc3339<S: Serializer>(time: &Duration, serializer: S) -> Result<S::Ok, S:
 /// The number of QEMU's last lines that are shown.
 const LAST_LINES: usize = 5;
 
-/// Looks in a domain's log for messages of its last start. Returns `None` if the log has no whole
-/// start, or if the last one is another domain's. A guest may have written the text after a start
-/// that succeeded. Messages in that text are only shown, and nothing is done about them.
+/// Looks in a log for messages of the last start. Returns `None` if the log has no complete start,
+/// or if `domain` is given and the last start is another domain's. After a start that succeeded, a
+/// guest may have written the messages, so gfxplane only shows them.
 #[must_use]
 pub fn in_log(log: &str, domain: Option<Uuid>) -> Option<Logged> {
     let start = Start::last(log)?;
@@ -301,8 +301,8 @@ pub fn in_log(log: &str, domain: Option<Uuid>) -> Option<Logged> {
     })
 }
 
-/// Returns QEMU's own lines, without libvirt's lines, and without the time and the program's name
-/// at the beginning of a line.
+/// Returns the lines that QEMU printed, without libvirt's lines, and without the time and program
+/// name at the beginning of a line.
 fn qemus(printed: &str) -> String {
     let lines = printed
         .lines()

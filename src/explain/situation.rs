@@ -1,4 +1,4 @@
-//! Looks at the domain that a message is about: the prediction for it, and the fix.
+//! Finds the prediction and the fix for the domain that a message is about.
 
 use std::collections::BTreeSet;
 
@@ -10,21 +10,21 @@ use crate::plan::{Plan, words};
 use crate::predict::Outcome;
 use crate::xml::Document;
 
-/// The state of a domain: the prediction for it, and its fix.
+/// A domain that a message is about, with the prediction and the fix for it.
 #[derive(Debug, Clone)]
 pub struct Situation {
-    /// The domain's name, or the file that the user typed.
+    /// The domain's name or, without one, the file that the user typed.
     pub name: String,
-    /// The evaluation of the domain as it is: a plan with `display = "off"`, and so without
-    /// changes. `None` if the domain has no vfio devices.
+    /// The plan with `display = "off"`: it has no changes, but the prediction for the domain as it
+    /// is. `None` if the domain has no vfio devices.
     pub plan: Option<Plan>,
     /// The fix by `gfxplane fixup`; `None` if no change helps.
     pub fixed: Option<Fixed>,
-    /// The commands for the fixes that only the user can make; empty if `fixed` is there.
+    /// The commands for the fixes that only the user can make; empty if `fixed` is not `None`.
     pub fixes: Vec<String>,
 }
 
-/// The fix of a domain.
+/// A fix of a domain that `gfxplane fixup` makes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fixed {
     /// The command that makes the fix.
@@ -40,8 +40,8 @@ pub struct Fixed {
 }
 
 impl Situation {
-    /// Looks at a domain. `text`: the domain's XML. `policy`: the host's policy. `names`: the names
-    /// of the domain in the commands.
+    /// Finds the prediction and the fix for a domain. `text`: the domain's XML. `policy`: the
+    /// host's policy. `names`: the domain's names in commands.
     ///
     /// # Errors
     /// [`Unfit`] if the XML can't be read.
@@ -92,8 +92,8 @@ impl Situation {
     }
 }
 
-/// Describes the fix that a plan makes. `policy` is the option for the policy behind the plan, or
-/// empty.
+/// Describes the fix that a plan makes. `policy` is the option of `gfxplane fixup` that names the
+/// plan's policy; empty if no option is needed. `before` and `after` are the domain's XML.
 fn fixed_by(plan: &Plan, policy: &str, names: &Names, before: &str, after: String) -> Fixed {
     let changes = plan.changes.iter();
     let loses: BTreeSet<Consent> = changes

@@ -2,7 +2,7 @@
 //! the domain's graphics, and chooses the way that costs the user least.
 //!
 //! There are few ways: each graphics may be left alone, get or lose OpenGL, stop listening on TCP,
-//! leave its bus or be removed, and one may be added.
+//! change from a D-Bus daemon to peer-to-peer or be removed, and one graphics may be added.
 
 use std::collections::BTreeSet;
 
@@ -15,7 +15,7 @@ use crate::predict::screens::{Found, Frontend, Screens};
 use crate::predict::words::NO_SPICE_SERVER;
 use crate::predict::{About, Danger, DangerKind, Prediction, Refusal, predict};
 
-/// A way to show the screens.
+/// A way to arrange the graphics so that they show the screens.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Arrangement {
     /// The screens after the changes.
@@ -25,7 +25,7 @@ pub(crate) struct Arrangement {
 }
 
 impl Arrangement {
-    /// Returns what the user loses by these changes.
+    /// Returns the losses that the changes cause; empty if the user loses nothing.
     pub(crate) fn loses(&self) -> BTreeSet<Consent> {
         self.changes
             .iter()
@@ -33,20 +33,20 @@ impl Arrangement {
             .collect()
     }
 
-    /// Returns what the user loses, as `--consent` accepts it: `remote,video`.
+    /// Returns the losses in the form of `--consent`: `remote,video`; empty if there are none.
     pub(crate) fn losses(&self) -> String {
         let losses: Vec<String> = self.loses().iter().map(ToString::to_string).collect();
         losses.join(",")
     }
 
-    /// Returns whether the user has agreed to all losses.
+    /// Returns whether `consent` includes every loss that the changes cause.
     pub(crate) fn is_allowed(&self, consent: &BTreeSet<Consent>) -> bool {
         self.loses().is_subset(consent)
     }
 }
 
-/// Returns whether the domain certainly starts, the screens of the wanted devices are visible, and
-/// no viewer can end the guest.
+/// Returns whether the domain certainly starts, the screens of the `wanted` devices are visible,
+/// and QEMU does not exit when a viewer chooses one of the screens.
 pub(crate) fn is_good(prediction: &Prediction, wanted: &[DeviceId]) -> bool {
     let shown = prediction.shown();
     let ends = |danger: &Danger| danger.kind == DangerKind::ViewerEndsGuest;
@@ -55,11 +55,12 @@ pub(crate) fn is_good(prediction: &Prediction, wanted: &[DeviceId]) -> bool {
         && !prediction.dangers.iter().any(ends)
 }
 
-/// Returns the best way to show the screens of the wanted devices, or `None` if no way is known. Returns a way
-/// that loses something only if no other way helps.
+/// Returns the best way to show the screens of the `wanted` devices. Returns a way that causes a
+/// loss only if no other way helps. Returns `None` if no way is known, or if the user's arguments
+/// for QEMU choose a display. With `may_add`, a way may add graphics.
 ///
-/// The function tries all ways. There are few as long as each type of graphics occurs once
-/// ([`Screens::is_ambiguous`]).
+/// The function tries all ways. The number of ways is small as long as each type of graphics occurs
+/// only once ([`Screens::is_ambiguous`]).
 pub(crate) fn best(
     screens: &Screens,
     abilities: &Abilities,
@@ -88,7 +89,7 @@ pub(crate) fn best(
     })
 }
 
-/// One change to the frontend with this index, or a new frontend. A `bool` is for OpenGL.
+/// A change to the frontend with the index `usize`, or a new frontend. `bool`: true for OpenGL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Move {
     Gl(usize, bool),
@@ -99,7 +100,7 @@ enum Move {
 }
 
 impl Move {
-    /// Returns the type of graphics that the move is about.
+    /// Returns the type of the graphics that the move changes or adds.
     fn kind(self, screens: &Screens) -> GraphicsType {
         match self {
             Move::Gl(place, _)
@@ -111,12 +112,12 @@ impl Move {
     }
 }
 
-/// Returns a way with more moves at its end.
+/// Returns the moves of `way`, followed by those of `more`.
 fn and(way: &[Move], more: &[Move]) -> Vec<Move> {
     [way, more].concat()
 }
 
-/// Returns every combination of moves; with `may_add`, also those that add a frontend.
+/// Returns all combinations of moves that may help; with `may_add`, some of them add a frontend.
 fn ways(frontends: &[Frontend], may_add: bool) -> Vec<Vec<Move>> {
     let mut ways = vec![Vec::new()];
     for (place, frontend) in frontends.iter().enumerate() {
@@ -177,8 +178,8 @@ fn ways(frontends: &[Frontend], may_add: bool) -> Vec<Vec<Move>> {
     ways
 }
 
-/// Returns whether the added frontend would hide another one, or be hidden by it: if QEMU gets
-/// several `-display`, only the last one counts.
+/// Returns whether the frontend of `addition` would hide a frontend that `way` keeps, or be hidden
+/// by it: if QEMU gets several `-display`, only the last one counts.
 fn is_hidden(frontends: &[Frontend], way: &[Move], addition: Move) -> bool {
     let Move::Add(GraphicsType::Dbus | GraphicsType::EglHeadless, _) = addition else {
         return false;
@@ -192,7 +193,7 @@ fn is_hidden(frontends: &[Frontend], way: &[Move], addition: Move) -> bool {
     })
 }
 
-/// The cost of a way to show the screens. Less is better, and the first field that differs decides.
+/// The cost of a way to show the screens. The first field that differs decides which is lower.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Cost {
     losses: usize,
@@ -214,8 +215,8 @@ fn cost(frontends: &[Frontend], moves: &[Move]) -> Cost {
     }
 }
 
-/// Returns what the user loses by a move; `None` if nothing is lost. If Spice stops listening on
-/// loopback, nothing is lost: only this host could see it, and still can.
+/// Returns the loss that a move causes; `None` if nothing is lost. If Spice stops listening on
+/// loopback, nothing is lost: viewers on this host can still see the screen.
 fn loss(frontends: &[Frontend], action: Move) -> Option<Consent> {
     match action {
         Move::ListenNone(place) if frontends[place].reach == Reach::Remote => Some(Consent::Remote),
@@ -285,8 +286,8 @@ fn after(screens: &Screens, moves: &[Move]) -> Screens {
     then
 }
 
-/// Returns what a move changes, and the reason. `device` is the device whose screen is to be shown.
-/// `refusal` is the refusal of the domain without the move.
+/// Returns the action of a move, and the reason. `then`: the screens after all moves. `device`: the
+/// device whose screen must be shown. `refusal`: the refusal of the domain without the moves.
 fn change(
     screens: &Screens,
     then: &Screens,
@@ -362,8 +363,8 @@ fn change(
     }
 }
 
-/// Returns the changes that the moves make, with their reasons. `now` is the prediction without the
-/// moves.
+/// Returns the changes that the moves make, with their reasons. `screens` and `then` are the
+/// screens before and after the moves, and `now` is the prediction without the moves.
 fn changes(screens: &Screens, then: &Screens, moves: &[Move], now: &Prediction) -> Vec<Change> {
     // A refusal that is about a device is not the reason for a move.
     let refusal = now

@@ -1,4 +1,4 @@
-//! Writes commands for a domain. They name the domain and its libvirt as the user did.
+//! Writes commands for a domain. They name the domain and libvirt's URI as the user did.
 
 use super::{Action, Fix, Note, Plan, Topic};
 use crate::device::id::DeviceId;
@@ -9,18 +9,18 @@ use uuid::Uuid;
 
 use crate::domain::shell::{SYSTEM, operand, quoted};
 
-/// The domain that commands are about.
+/// The domain that appears in commands.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Subject {
     /// A domain of libvirt's, as the user types it in a shell.
     Domain(String),
     /// A file, as the user types it in a shell; `-` for stdin.
     File(String),
-    /// A domain whose name is not known.
+    /// A domain whose name is not known: commands have the placeholder `DOMAIN`.
     Unknown,
 }
 
-/// The names of a domain and its libvirt.
+/// The words in commands for a domain and for the URI of its libvirt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Names {
     /// libvirt's URI, if the user gave one.
@@ -29,7 +29,7 @@ pub struct Names {
 }
 
 impl Names {
-    /// Makes the names. `connect`: libvirt's URI, if the user gave one.
+    /// Makes the names for any subject. `connect`: libvirt's URI, if the user gave one.
     #[must_use]
     pub fn new(connect: Option<&str>, subject: Subject) -> Self {
         Names {
@@ -38,7 +38,7 @@ impl Names {
         }
     }
 
-    /// Makes the names of a domain of libvirt's.
+    /// Makes the names for a domain of libvirt's. Commands have `uuid` if the name can't be typed.
     #[must_use]
     pub fn of_domain(connect: Option<&str>, name: &str, uuid: Option<Uuid>) -> Self {
         Self::new(connect, Subject::Domain(operand(Some(name), uuid)))
@@ -67,28 +67,28 @@ impl Names {
         }
     }
 
-    /// Returns the option that names libvirt to gfxplane, and a blank; empty if there is no URI.
+    /// Returns gfxplane's option `-c URI` and a blank; empty if the user gave no URI.
     fn option(&self) -> String {
         let uri = self.connect.as_deref();
         uri.map_or_else(String::new, |uri| format!("-c {} ", quoted(uri)))
     }
 
-    /// Returns libvirt's option and the domain, for a verb of gfxplane that accepts no file.
+    /// Returns `-c URI` (if the user gave a URI) and the domain, for a verb that accepts no file.
     pub(crate) fn operand(&self) -> String {
         format!("{}{}", self.option(), self.domain())
     }
 
-    /// Returns libvirt's URI, quoted for a shell; the URI of the system's libvirt by default.
+    /// Returns libvirt's URI, quoted for a shell; `qemu:///system` if the user gave none.
     pub(crate) fn uri(&self) -> String {
         quoted(self.connect.as_deref().unwrap_or(SYSTEM))
     }
 
-    /// Returns virsh, with the option that names libvirt.
+    /// Returns the beginning of a virsh command: `virsh -c URI`.
     pub(crate) fn virsh(&self) -> String {
         format!("virsh -c {}", self.uri())
     }
 
-    /// Returns the command that opens the domain's XML; empty if the XML came from stdin.
+    /// Returns the command that edits the domain's XML; empty if the XML came from stdin.
     pub(crate) fn edit(&self) -> String {
         match self.file() {
             Some("-") => String::new(),
@@ -97,13 +97,13 @@ impl Names {
         }
     }
 
-    /// Returns the command that checks the domain.
+    /// Returns the `gfxplane check` command for the domain or file.
     pub(crate) fn check(&self) -> String {
         let operand = self.file().map_or_else(|| self.operand(), str::to_owned);
         format!("gfxplane check {operand}")
     }
 
-    /// Returns the command that explains the domain's last start.
+    /// Returns the `gfxplane explain` command for the domain's last start.
     pub(crate) fn explain(&self) -> String {
         format!(
             "gfxplane explain {}--domain {}",
@@ -112,12 +112,12 @@ impl Names {
         )
     }
 
-    /// Returns the command that makes the domain match its devices.
+    /// Returns the `gfxplane fixup` command with these options.
     pub(crate) fn fixup(&self, options: &str) -> String {
         self.command(&Fix::fixup(options.trim(), ""))
     }
 
-    /// Returns the virt-xml command that makes a change.
+    /// Returns the virt-xml command with these options; for a file, it writes `NEW.xml`.
     pub(crate) fn virt_xml(&self, options: &str) -> String {
         match self.file() {
             Some(path) => format!("virt-xml {options} < {path} > NEW.xml"),
@@ -129,12 +129,12 @@ impl Names {
         }
     }
 
-    /// Returns the command that shows the domain's screen on this host.
+    /// Returns the virt-viewer command that works on libvirt's host, even without a port.
     pub(crate) fn viewer(&self) -> String {
         format!("virt-viewer -c {} --attach {}", self.uri(), self.domain())
     }
 
-    /// Returns a fix as a command that the user can type.
+    /// Returns a fix as a line for a shell; for a fix in words, see [`Fix::by_hand`].
     pub(crate) fn command(&self, fix: &Fix) -> String {
         match (self.file(), fix) {
             (
@@ -157,13 +157,14 @@ impl Names {
         }
     }
 
-    /// Returns the fixes of a note as commands that the user can type.
+    /// Returns the fixes of a note, each as [`Names::command`] returns it.
     pub(crate) fn fixes(&self, note: &Note) -> Vec<String> {
         note.fixes.iter().map(|fix| self.command(fix)).collect()
     }
 
-    /// Returns the fix for a device that libvirt can't prepare, or else for a host without KVM.
-    /// `is_defined` returns whether mdevctl has a definition of a device and can start it.
+    /// Returns the fix for [`Plan::host`]: for a device that libvirt can't prepare if `refusal` is
+    /// about a device, otherwise for a host without KVM. `is_defined` returns whether mdevctl has a
+    /// definition of a device and can start it.
     pub(crate) fn ready(
         &self,
         plan: &Plan,
@@ -178,9 +179,9 @@ impl Names {
         self.command(&Fix::for_device(id, is_here, is_defined(id)))
     }
 
-    /// Returns why a device's display is off that could be on, and the fixes; `None` if `better`
-    /// does not mention it. `better` is the plan with the changes that the policy allows, and
-    /// `fixup` the command that makes them.
+    /// Returns the reason why a device's display is off although it could be on, and the fixes.
+    /// `None` if `better` does not mention the display. `better` is the plan with the changes that
+    /// the policy allows, and `fixup` is the command that makes these changes.
     pub(crate) fn off(
         &self,
         device: DeviceId,

@@ -1,6 +1,6 @@
 //! Replaces `-set device.hostdev0.x=y`. Most how-tos for GVT-g teach it, but QEMU no longer accepts
 //! it, because libvirt describes devices in JSON (`there is no device "hostdev0" defined`). Each
-//! setting moves to libvirt's own attribute if there is one, or else to `qemu:override`.
+//! setting moves to libvirt's own attribute if libvirt has one, or else to `qemu:override`.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -21,7 +21,7 @@ const WHY: &str = "the domain asked for it by -set, which this QEMU no longer ac
 const ROM_FILE: &str = "the domain asked for it by -set, which this QEMU no longer accepts; a file that AppArmor or SELinux hides from QEMU is refused with \"failed to find romfile\"";
 
 impl Planner<'_, '_, '_> {
-    /// Moves the settings of the domain's vfio devices. Leaves all other settings alone.
+    /// Moves the `-set` settings of vfio devices, and leaves those of other devices alone.
     pub(super) fn carry_settings_over(&mut self) {
         let dead: Vec<Setting> = self
             .screens
@@ -65,7 +65,7 @@ impl Planner<'_, '_, '_> {
             .retain(|text| !gone.contains(text));
     }
 
-    /// Moves one setting. Returns `false` if the setting has to stay.
+    /// Moves one setting. If the setting has to stay, adds a note and returns `false`.
     fn carry_over(&mut self, place: usize, setting: &Setting) -> bool {
         let vgpu = &self.screens.vgpus[place];
         let device = vgpu.id;
@@ -132,15 +132,15 @@ impl Planner<'_, '_, '_> {
         }
     }
 
-    /// Returns whether any libvirt that the host may have passes the attributes `display` and
-    /// `ramfb` of a device to QEMU.
+    /// Returns whether the host's libvirt passes the attributes `display` and `ramfb` of a device
+    /// to QEMU. True if libvirt's version is not known.
     pub(super) fn has_attributes(&self, device: DeviceId) -> bool {
         let all = Libvirt::possible(self.abilities);
         all.iter().any(|libvirt| libvirt.takes_display(device))
     }
 
-    /// Sets a property in `qemu:override`, unless the property is set there already. If libvirt
-    /// does not read `qemu:override`, adds a note and returns `false`.
+    /// Sets a property in `qemu:override`, unless `qemu:override` already sets it. If libvirt does
+    /// not read `qemu:override`, adds a note and returns `false`.
     fn override_property(&mut self, place: usize, name: &str, value: &str) -> bool {
         let vgpu = &self.screens.vgpus[place];
         let device = vgpu.id;
@@ -188,7 +188,7 @@ impl Planner<'_, '_, '_> {
         }
     }
 
-    /// Removes each `-set` of this property that QEMU would still apply to the device.
+    /// Removes each `-set` of `property` that QEMU would still apply to the device at `place`.
     pub(super) fn take_settings_out(&mut self, place: usize, property: &str, reason: &str) {
         let vgpu = &mut self.screens.vgpus[place];
         if vgpu.set.remove(property).is_none() {

@@ -1,4 +1,6 @@
-//! Switches the displays of hostdevs: off where a display can't work, on where one can be shown.
+//! Switches the displays of hostdevs: off if a display can't work, on if graphics can show it.
+//!
+//! `place` is the index of a device in [`Screens::vgpus`].
 
 use crate::device::facts::Display;
 use crate::device::id::DeviceId;
@@ -11,8 +13,8 @@ use crate::predict::versions::PCI_DISPLAY;
 use crate::predict::{About, Danger, Prediction, predict, words};
 
 impl Planner<'_, '_, '_> {
-    /// Switches off each display that can't work, and removes the properties that depend on the
-    /// display.
+    /// Switches off each display that can't work and, with the policy `unknown = "off"`, each
+    /// unknown one. Also removes xres and yres if QEMU would refuse them.
     pub(super) fn switch_off_what_cannot_work(&mut self) {
         for place in 0..self.screens.vgpus.len() {
             let vgpu = &self.screens.vgpus[place];
@@ -40,7 +42,7 @@ impl Planner<'_, '_, '_> {
         }
     }
 
-    /// Removes xres and yres if QEMU would refuse them.
+    /// Removes the device's properties xres and yres if QEMU would refuse them.
     pub(super) fn drop_modes(&mut self, place: usize) {
         for name in ["xres", "yres"] {
             let vgpu = &self.screens.vgpus[place];
@@ -59,7 +61,7 @@ impl Planner<'_, '_, '_> {
         }
     }
 
-    /// Switches off all displays, and ramfb with them.
+    /// Switches off the display and the ramfb of every device.
     pub(super) fn switch_off_all(&mut self) {
         let reason = "--no-display asks for no display";
         for place in 0..self.screens.vgpus.len() {
@@ -72,8 +74,8 @@ impl Planner<'_, '_, '_> {
         }
     }
 
-    /// Switches on each display that exists and that the graphics can show. A display that is known
-    /// but was not measured is left to the user, who may trust the rules.
+    /// Switches on each display that exists and that the graphics can show. A display that was not
+    /// measured stays off, unless the policy trusts rules; then a note tells the user.
     pub(super) fn switch_on_what_is_there(&mut self) {
         if self.policy.display < Displays::Auto {
             return;
@@ -95,9 +97,9 @@ impl Planner<'_, '_, '_> {
         }
     }
 
-    /// Returns whether this libvirt has the attribute that switches the display on. If not, adds a
-    /// note, unless the domain already has the attribute: the last remarks name the attributes
-    /// that libvirt drops.
+    /// Returns whether this libvirt has the attribute that switches a display on. If not, adds a
+    /// note, unless the domain already has the attribute: [`super::remarks`] adds notes about the
+    /// attributes that libvirt drops.
     fn can_be_switched_on(&mut self, place: usize) -> bool {
         let vgpu = &self.screens.vgpus[place];
         let id = vgpu.id;
@@ -105,7 +107,7 @@ impl Planner<'_, '_, '_> {
             return true;
         }
         let hostdev = self.hostdev(vgpu);
-        // The remarks at the end name the attributes that libvirt drops.
+        // For an attribute that libvirt drops, `remarks` adds a note.
         if hostdev.display.is_none() && hostdev.ramfb.is_none() {
             let text = format!(
                 "it has a display ({}), which this libvirt can't switch on",
@@ -117,7 +119,7 @@ impl Planner<'_, '_, '_> {
         false
     }
 
-    /// Adds a note that a display is off because it was not measured.
+    /// Adds a note that the device's display stays off because it was not measured.
     fn leave_to_the_user(&mut self, place: usize) {
         let vgpu = &self.screens.vgpus[place];
         let id = vgpu.id;
@@ -154,7 +156,7 @@ impl Planner<'_, '_, '_> {
         self.note_with(Topic::Off, Level::Info, about, text, fixes, None);
     }
 
-    /// Returns the screens with one more display, and the prediction for them.
+    /// Returns the screens with the display at `place` switched on, and their prediction.
     pub(super) fn with_display(&self, place: usize) -> (Screens, Prediction) {
         let mut with = self.screens.clone();
         with.vgpus[place].set_display(true);
@@ -162,8 +164,8 @@ impl Planner<'_, '_, '_> {
         (with, then)
     }
 
-    /// Switches a display on if the domain's graphics can show it, or may be changed so that they
-    /// can. Otherwise, adds a note if the domain starts.
+    /// Switches a display on if the domain's graphics can show it, or can do so after changes that
+    /// the policy allows. Otherwise, adds a note if the domain starts.
     fn switch_on(&mut self, place: usize) {
         let id = self.screens.vgpus[place].id;
         let words = display_words(&self.screens.vgpus[place]);
@@ -221,8 +223,8 @@ impl Planner<'_, '_, '_> {
         }
     }
 
-    /// Returns the devices whose screens must be shown: those that are switched on and are known to
-    /// have a display.
+    /// Returns the devices whose screens must be shown: devices that are known to have a display,
+    /// and whose display is on.
     pub(super) fn wanted(&self) -> Vec<DeviceId> {
         let vgpus = self.screens.vgpus.iter();
         vgpus
@@ -233,7 +235,7 @@ impl Planner<'_, '_, '_> {
     }
 }
 
-/// Returns the `gfxplane fixup` command that may change the graphics.
+/// Returns the `gfxplane fixup` command with the policy `full`, which may change the graphics.
 fn full(trust_rules: bool) -> Fix {
     let trust = if trust_rules { " --trust-rules" } else { "" };
     Fix::fixup(

@@ -35,17 +35,17 @@ const AFTER_GRAPHICS: [&str; 18] = [
     "pstore",
 ];
 
-/// The limits that the edits must respect.
+/// The conditions under which the edits are made.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct How {
     /// True if no device may get a new alias (`ua-…`). Such an alias renames the device, and a
     /// `-set` would no longer find it.
     pub keep_aliases: bool,
-    /// True if libvirt does not read `qemu:override`, so that only the attributes count.
+    /// True if libvirt does not read `qemu:override`, so that only attributes have an effect.
     pub no_override: bool,
 }
 
-/// Returns the edits that make the changes.
+/// Returns the edits of the domain's XML that make the changes.
 pub(crate) fn edits(domain: &Domain<'_, '_>, changes: &[Change], how: How) -> Vec<Edit> {
     let mut edits = Edits {
         domain,
@@ -81,12 +81,12 @@ struct Edits<'e, 'd, 'a> {
     changes: &'e [Change],
     how: How,
     edits: Vec<Edit>,
-    /// The properties that `qemu:override` has to set; `None` for a property that it must not set.
+    /// The values of properties in `qemu:override`; `None` for a property to remove.
     properties: BTreeMap<(DeviceId, String), Option<String>>,
-    /// The index of each hostdev in the domain; the first one of a device that occurs twice.
+    /// The index of each device's hostdev in the domain; the first index if a device occurs twice.
     hostdevs: HashMap<DeviceId, usize>,
-    /// The properties in `qemu:override` by alias and name. If one occurs several times, the last
-    /// one counts, as for libvirt.
+    /// The properties in `qemu:override` by alias and name. If a property occurs several times, the
+    /// last one counts, as for libvirt.
     said: HashMap<(&'e str, &'e str), &'e Property<'d, 'a>>,
     aliases: RefCell<Option<Aliases>>,
 }
@@ -146,7 +146,7 @@ impl<'e, 'd, 'a> Edits<'e, 'd, 'a> {
         }
     }
 
-    /// Sets the display in `qemu:override` if the display is set there, or else in the attribute.
+    /// Sets the property `display` if `qemu:override` has it, or else the hostdev's attribute.
     fn display(&mut self, device: DeviceId, on: bool) {
         let Some(hostdev) = self.hostdev(device) else {
             return;
@@ -196,7 +196,7 @@ impl<'e, 'd, 'a> Edits<'e, 'd, 'a> {
         }
     }
 
-    /// Returns the render node that the plan chooses for these graphics, if it chooses one.
+    /// Returns the render node that the plan chooses for graphics of this type, if any.
     fn chosen_rendernode(&self, kind: GraphicsType) -> Option<&'e str> {
         self.changes.iter().find_map(|change| match &change.action {
             Action::RenderNode {

@@ -1,4 +1,4 @@
-//! Fixes a domain's XML: text in, plan and text out.
+//! Fixes a domain's XML: the input is the text, the output is the plan and the new text.
 
 use std::cell::{OnceCell, RefCell};
 use std::collections::{BTreeMap, HashSet};
@@ -16,23 +16,22 @@ use crate::predict::screens::{Known, Screens};
 use crate::predict::versions::reads_override;
 use crate::xml::{Document, XmlError};
 
-/// The source of what a fix needs to know about the host. It is asked only for domains with vfio
-/// devices, and only about these devices.
+/// The source of what a fix needs to know about the host. A fix calls it only for domains with vfio
+/// devices, and only for these devices.
 pub trait Surroundings {
     /// Returns what is known about a device.
     fn known(&self, device: DeviceId) -> Known;
-    /// Returns the abilities of libvirt and QEMU. If the domain names an emulator, that is the
-    /// QEMU.
+    /// Returns the abilities of libvirt, and of the QEMU that will run the domain.
     fn abilities(&self, domain: &Domain<'_, '_>) -> Abilities;
 }
 
 /// The error for a text that can't be fixed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Unfit {
-    /// The text is not well-formed, no domain, or XML that gfxplane refuses.
+    /// The text is not well-formed, is not a domain, or has XML that gfxplane refuses.
     #[error(transparent)]
     Xml(#[from] XmlError),
-    /// The domain has no type. libvirt says "missing domain type attribute".
+    /// The domain has no type. libvirt refuses it with "missing domain type attribute".
     #[error("the domain has no type, so libvirt refuses it: write <domain type='kvm'>")]
     NoType,
 }
@@ -40,16 +39,16 @@ pub enum Unfit {
 /// The result of fixing a domain.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fixed {
-    /// The domain's name.
+    /// The domain's name; `None` if the XML has none.
     pub name: Option<String>,
-    /// The domain's UUID.
+    /// The domain's UUID; `None` if the XML has none.
     pub uuid: Option<Uuid>,
-    /// The plan. `None` if QEMU does not run the domain or the domain has no vfio devices: then
-    /// nothing was looked up or changed.
+    /// The plan. `None` if QEMU does not run the domain, or if the domain has no vfio devices:
+    /// then nothing was looked up or changed.
     pub plan: Option<Plan>,
-    /// The type of a domain with vfio devices that QEMU does not run, such as `xen`.
+    /// The domain's type, such as `xen`, if the domain has vfio devices and QEMU does not run it.
     pub foreign: Option<String>,
-    /// The XML after the fix.
+    /// The XML after the fix; the same text as before if the plan has no changes.
     pub text: String,
 }
 
@@ -66,11 +65,11 @@ impl Fixed {
 /// Fixes a domain as a whole, or leaves it as it is.
 ///
 /// If libvirt or QEMU would refuse the domain even after all allowed changes, nothing is changed,
-/// and the notes say why. A definition that is half fixed helps nobody, and a pipe may pass it on
-/// to libvirt. A domain that starts gets each change that needs no consent, even where
-/// another change lacks its consent.
+/// and the notes give the reason. A definition that is half fixed helps nobody, and a pipe may pass
+/// it on to libvirt. A domain that starts gets each change that needs no consent, even if
+/// another change lacks the user's consent.
 ///
-/// `policy` is the host's. The domain's own wishes override it, and `wishes` override both.
+/// The domain's own policy overrides `policy`, the host's policy, and `wishes` override both.
 ///
 /// # Errors
 /// [`Unfit`], with the place.
@@ -83,11 +82,11 @@ pub fn fix(
     in_rounds(text, surroundings, policy, wishes, &plan)
 }
 
-/// A function that makes the plan for a domain.
+/// A function that makes the plan for a domain: [`plan`], or one for the guests of a manager.
 pub(crate) type Planning<'m> = &'m dyn Fn(&Domain<'_, '_>, &Screens, &Abilities, &Policy) -> Plan;
 
-/// Plans and edits in rounds until no changes are left, at most [`MOST_ROUNDS`] times after the
-/// first. Returns the text unchanged if the domain would still be refused.
+/// Plans and edits in rounds until no changes are left. After the first round, at most
+/// [`MOST_ROUNDS`] more follow. Returns the text unchanged if the domain would still be refused.
 pub(crate) fn in_rounds(
     text: &str,
     surroundings: &dyn Surroundings,
@@ -139,10 +138,10 @@ pub(crate) fn in_rounds(
     Ok(whole)
 }
 
-/// The greatest number of rounds after the first. No domain needs as many.
+/// The greatest number of rounds after the first. No domain is known to need so many.
 const MOST_ROUNDS: usize = 4;
 
-/// The [`Surroundings`] of one domain, with each answer remembered, so that nothing is looked up twice.
+/// The [`Surroundings`] of one domain. They remember each answer and look up nothing twice.
 pub struct Remembering<'s> {
     surroundings: &'s dyn Surroundings,
     devices: RefCell<BTreeMap<DeviceId, Known>>,
@@ -150,7 +149,7 @@ pub struct Remembering<'s> {
 }
 
 impl<'s> Remembering<'s> {
-    /// Remembers nothing yet.
+    /// Wraps `surroundings`. Nothing is looked up yet.
     pub fn new(surroundings: &'s dyn Surroundings) -> Self {
         Remembering {
             surroundings,

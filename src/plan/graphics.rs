@@ -16,7 +16,7 @@ use crate::predict::words::{BLOB_AND_VIRGL, NEEDS_KVM};
 use crate::predict::{About, Outcome, Prediction, Refusal, predict};
 
 impl Planner<'_, '_, '_> {
-    /// Removes the emulated cards if the policy says `video = "none"`, or notes why they stay.
+    /// If the policy has `video = "none"`, removes the emulated cards or adds a note why they stay.
     pub(super) fn take_out_emulated_video(&mut self) {
         if self.policy.video != EmulatedVideo::None || self.screens.cards.is_empty() {
             return;
@@ -54,7 +54,7 @@ impl Planner<'_, '_, '_> {
         self.consented(Action::VideoNone, reason, Some(Consent::Video));
     }
 
-    /// Arranges the graphics so that they show each display that is on, or notes why not.
+    /// Arranges the graphics so that they show each display that is on, or adds a note why not.
     pub(super) fn arrange_frontends(&mut self) {
         let wanted = self.wanted();
         let shows = |vgpu: &Vgpu| vgpu.display && vgpu.is_pci;
@@ -93,9 +93,9 @@ impl Planner<'_, '_, '_> {
         self.changes.extend(changes);
     }
 
-    /// Adds a note about the problem in `now`, the prediction without a change, and what the user
-    /// can do. `found` is a change that needs consent; `None` if no change is known to help. Adds
-    /// nothing if the domain starts and `found` is `None`.
+    /// Adds a note about the problem in `now`, with what the user can do. `now` is the prediction
+    /// without a change. `found` is an arrangement that would help but is not allowed; `None` if
+    /// none is known to help. Adds nothing if the domain starts and `found` is `None`.
     pub(super) fn refused(&mut self, now: &Prediction, found: Option<&Arrangement>) {
         let Some((level, about, text)) = self.said_of(now, found) else {
             return;
@@ -110,8 +110,8 @@ impl Planner<'_, '_, '_> {
         self.note_with(topic, level, about, text, fixes, consent);
     }
 
-    /// Returns the note's severity, its subject and its text; `None` if the domain starts and no
-    /// improvement was found.
+    /// Returns severity, subject and text of the note that [`Self::refused`] adds; `None` if the
+    /// domain starts and `found` is `None`.
     fn said_of(
         &self,
         now: &Prediction,
@@ -139,7 +139,7 @@ impl Planner<'_, '_, '_> {
         })
     }
 
-    /// Adds to `fixes` what the user can do if fixup may not make the change, or can't.
+    /// Adds to `fixes` what the user can do beside the change that fixup would make.
     fn fixes_of(&self, now: &Prediction, about: About, fixes: &mut Vec<Fix>) {
         let lacks_node = self.abilities.render_nodes.and_then(RenderNodes::refusal);
         let is_dmabuf = |vgpu: &Vgpu| vgpu.display && vgpu.found() == [Found::Dmabuf];
@@ -178,7 +178,7 @@ impl Planner<'_, '_, '_> {
         }
     }
 
-    /// Explains QEMU's message if it is about a device; returns an empty text otherwise.
+    /// Returns an explanation to append to QEMU's message; empty if the message needs none.
     fn explained(&self, refusal: &Refusal) -> String {
         if refusal.message == NEEDS_KVM {
             return "; its driver opens it only for a KVM VM".into();
@@ -203,9 +203,9 @@ impl Planner<'_, '_, '_> {
         }
     }
 
-    /// Chooses the render node of the device's own GPU if the user has chosen none. libvirt
-    /// would take the first that it finds (src/qemu/qemu_process.c,
-    /// `qemuProcessGraphicsSetupRenderNode`).
+    /// Sets the render node of graphics with OpenGL for which the user has chosen none: the node of
+    /// the GPU behind the first device with a dmabuf. Without it, libvirt takes the first node that
+    /// it finds (src/qemu/qemu_process.c, `qemuProcessGraphicsSetupRenderNode`).
     pub(super) fn render_nodes(&mut self) {
         let dmabuf: Vec<(DeviceId, String)> = self
             .screens

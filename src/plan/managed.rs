@@ -1,6 +1,6 @@
-//! Makes the plan for a guest whose graphics belong to another manager. KubeVirt's console is VNC
-//! on a socket; oVirt's engine and clients agree on theirs. The plan leaves the graphics alone. It
-//! makes the display of each vfio device work with them, or switches it off.
+//! Makes the plan for a guest whose graphics belong to another manager: KubeVirt's console is VNC
+//! on a socket, and oVirt's engine and its clients agree on the graphics. The plan leaves the
+//! graphics alone. It makes each device's display work with them, or switches the display off.
 
 use std::collections::HashSet;
 
@@ -15,17 +15,17 @@ use crate::predict::screens::{Card, Screens, Vgpu};
 use crate::predict::versions::PCI_DISPLAY;
 use crate::predict::{About, Danger, Outcome, Prediction, Refusal, predict};
 
-/// The manager whose engine writes ramfb for the first display alone, and no card beside a display
-/// (ovirt-engine LibvirtVmXmlBuilder, `writeVGpu` and `writeVideo`).
+/// The name of oVirt, whose engine sets ramfb only on the first display, and gives a guest with a
+/// display no video card (ovirt-engine LibvirtVmXmlBuilder, `writeVGpu` and `writeVideo`).
 const OVIRT: &str = "oVirt";
 
-/// Makes the plan for a domain whose graphics stay as they are. `is_wanted` returns
-/// whether the manager wants a device's display wherever that works; any other display shall be as
-/// the manager has written it.
+/// Makes the plan for a domain whose graphics stay as they are. `is_wanted` returns whether the
+/// manager wants a device's display to be on if it works.
 ///
-/// A display goes off if QEMU or libvirt would refuse it, or if nothing in the domain shows it. A
-/// display that the manager wants goes on if it is known, by whatever evidence, since the wish is not
-/// ours. An unknown display stays as it is.
+/// The plan switches a display off if QEMU or libvirt would refuse it, or if nothing in the domain
+/// shows it. It switches a wanted display on if the display is known and the graphics can show it;
+/// evidence by a rule is enough, because the manager has decided. An unknown display stays as it
+/// is, unless the policy has `unknown = "off"`.
 pub fn plan_managed(
     domain: &Domain<'_, '_>,
     screens: &Screens,
@@ -35,7 +35,7 @@ pub fn plan_managed(
 ) -> Plan {
     let planner = Planner::new(domain, screens, abilities, policy);
     let steps = |planner: &mut Planner<'_, '_, '_>| {
-        // We fix nothing else that is wrong with the domain.
+        // We fix only displays and ramfb, so the plan is made as if the dead settings were gone.
         let left = std::mem::take(&mut planner.screens.dead_settings);
         planner.switch_off_what_is_not_shown();
         planner.ramfb_that_cannot_work();
@@ -81,7 +81,7 @@ impl Planner<'_, '_, '_> {
     }
 
     /// Returns the reason for switching a device's display off; `None` if the display may stay on.
-    /// `with` is the prediction with this display alone switched on.
+    /// `with` is the prediction in which only this display is on.
     fn why_off(&self, vgpu: &Vgpu, with: &Prediction) -> Option<String> {
         let id = vgpu.id;
         let display = &vgpu.known.finding.facts.display;
@@ -246,7 +246,7 @@ impl Planner<'_, '_, '_> {
         );
     }
 
-    /// Adds the remarks about the result that belong in a manager's log.
+    /// Adds the notes about the result that the manager's log needs.
     fn remarks_to_a_manager(&mut self, after: &Prediction) {
         self.note_each(&|_, vgpu| {
             let why = vgpu.known.finding.facts.display.reason()?;
@@ -272,7 +272,7 @@ impl Planner<'_, '_, '_> {
     }
 }
 
-/// Switches a display off, with everything that depends on it.
+/// Switches off a device's display and ramfb, and removes xres and yres.
 fn darken(vgpu: &mut Vgpu) {
     vgpu.set_display(false);
     vgpu.set_ramfb(false);

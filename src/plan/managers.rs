@@ -1,5 +1,5 @@
-//! Adapts guests of other managers, whose graphics must not change, for the hooks of KubeVirt and
-//! oVirt. Text in, plan and text out, as in [`crate::plan::fixup`].
+//! Adapts guests of KubeVirt and oVirt, whose graphics must not change, for gfxplane's hooks. As in
+//! [`crate::plan::fixup`], the input is the XML, and the output is the plan and the new XML.
 
 pub mod kubevirt;
 
@@ -9,7 +9,7 @@ use crate::plan::fixup::{Fixed, Surroundings, Unfit, in_rounds};
 use crate::plan::{Fix, Level, Plan, plan_managed, words};
 
 /// Makes the displays of a domain's vfio devices work with its graphics as they are, or switches
-/// them off ([`plan_managed`]). `policy` is the host's; with `display = "off"` nothing changes.
+/// them off ([`plan_managed`]). With the host's `policy` `display = "off"`, nothing is changed.
 /// `is_wanted` returns whether the manager wants a device's display.
 ///
 /// # Errors

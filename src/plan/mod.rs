@@ -1,10 +1,10 @@
-//! Makes the plan: which changes a domain needs so that it starts and its screens are visible, and
-//! what is left unchanged, each with its reason.
+//! Makes the plan: the changes that a domain needs so that it starts and its screens are visible,
+//! and notes about the problems that stay, each with its reason.
 //!
 //! A plan is a pure function of the domain, its devices, the abilities of the host's QEMU and
 //! libvirt, and the policy. [`crate::predict`] decides whether a change helps. Of all ways to
-//! rearrange the domain's graphics, [`arrangements`] picks the one that certainly starts, shows every
-//! wanted screen, and costs the user least.
+//! rearrange the domain's graphics with which the domain certainly starts and every wanted screen
+//! is visible, [`arrangements`] picks the one that costs the user least.
 
 pub mod arrangements;
 pub mod commands;
@@ -41,28 +41,28 @@ use crate::predict::{About, Outcome, Prediction, Refusal, Stage};
 pub enum Action {
     /// Set `display` on a hostdev.
     Display {
-        /// The device.
+        /// The device of the hostdev.
         device: DeviceId,
         /// True for `on`.
         on: bool,
     },
     /// Set `ramfb` on a hostdev.
     Ramfb {
-        /// The device.
+        /// The device of the hostdev.
         device: DeviceId,
         /// True for `on`.
         on: bool,
     },
     /// Set `<gl enable=…>` on graphics.
     Gl {
-        /// The graphics.
+        /// The type of the graphics.
         graphics: GraphicsType,
         /// True for `yes`.
         on: bool,
     },
     /// Make graphics listen nowhere; viewers on this host get a file descriptor.
     ListenNone {
-        /// The graphics.
+        /// The type of the graphics.
         graphics: GraphicsType,
     },
     /// Set `p2p='yes'` on the dbus graphics: viewers on this host get a file descriptor, and there
@@ -70,9 +70,9 @@ pub enum Action {
     PeerToPeer,
     /// Set `<gl rendernode=…>` on graphics.
     RenderNode {
-        /// The graphics.
+        /// The type of the graphics.
         graphics: GraphicsType,
-        /// The node's path.
+        /// The path of the render node.
         rendernode: String,
     },
     /// Add graphics that listen nowhere on the network.
@@ -82,9 +82,9 @@ pub enum Action {
         /// True for graphics with OpenGL.
         gl: bool,
     },
-    /// Remove graphics.
+    /// Remove the `<graphics>` of a type.
     RemoveGraphics {
-        /// The graphics.
+        /// The type of the graphics.
         graphics: GraphicsType,
     },
     /// Put `<video><model type='none'/></video>` in place of all video cards.
@@ -93,7 +93,7 @@ pub enum Action {
     VideoVga,
     /// Set a property of a device in `qemu:override`.
     SetProperty {
-        /// The device.
+        /// The device of the hostdev.
         device: DeviceId,
         /// The property's name.
         name: String,
@@ -104,14 +104,14 @@ pub enum Action {
     },
     /// Remove a property of a device from `qemu:override`.
     RemoveProperty {
-        /// The device.
+        /// The device of the hostdev.
         device: DeviceId,
         /// The property's name.
         name: String,
     },
     /// Set `<rom file=…>` on a hostdev.
     Rom {
-        /// The device.
+        /// The device of the hostdev.
         device: DeviceId,
         /// The file's path, which is shown only as [`told`] returns it.
         #[serde(serialize_with = "only_told")]
@@ -164,14 +164,14 @@ pub enum Topic {
     Other,
 }
 
-/// Something that the user can do.
+/// Something that the user can do about a problem.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Fix {
     /// A gfxplane command for the domain.
     Command {
         /// The verb: `fixup`, `policy`.
         verb: &'static str,
-        /// The options, which follow the domain on the command line.
+        /// The options after the domain on the command line; may be empty.
         options: String,
         /// The effect and the cost of the command; empty if the command already makes both clear.
         reason: String,
@@ -187,7 +187,7 @@ impl Fix {
         Fix::fixup(format!("--consent {losses}"), "")
     }
 
-    /// Returns the command `gfxplane fixup` with these options.
+    /// Returns the command `gfxplane fixup` with these options. `reason`: see [`Fix::Command`].
     pub fn fixup(options: impl Into<String>, reason: impl Into<String>) -> Self {
         Fix::Command {
             verb: "fixup",
@@ -196,8 +196,8 @@ impl Fix {
         }
     }
 
-    /// Returns what the user can do if libvirt can't prepare a device. `is_here`: the device is on
-    /// the host. `is_defined`: mdevctl has a definition of the device, and can start it.
+    /// Returns what the user can do if libvirt can't prepare a device. `is_here`: whether the host
+    /// has the device. `is_defined`: whether mdevctl has a definition of it, and can start it.
     pub fn for_device(device: DeviceId, is_here: bool, is_defined: bool) -> Self {
         Fix::Words(match device {
             DeviceId::Mdev(uuid) if is_defined => format!("sudo mdevctl start --uuid {uuid}"),
@@ -209,21 +209,21 @@ impl Fix {
         })
     }
 
-    /// Returns the fix as a command that the user can type, or in words. `domain` is the domain as
-    /// a command's argument.
+    /// Returns the fix as a command that changes libvirt's definition (`--define`), or in words.
+    /// `domain` is the domain as a command's argument.
     pub fn of_domain(&self, domain: &str) -> String {
         self.about(domain, " --define")
     }
 
-    /// Returns the fix as a command that the user can type, or in words, for a domain in a file.
-    /// `file` is the file as a command's argument.
+    /// Returns the fix as a command for a domain in a file, or in words. `file` is the file as a
+    /// command's argument.
     pub fn of_file(&self, file: &str) -> String {
         self.about(file, "")
     }
 
-    /// Returns a fix in words as a line for a shell. A command in the words stays as it is. Other
-    /// words become a comment after `edit`, which opens the domain's XML, or after the command that
-    /// shows the versions. Returns `None` for a [`Fix::Command`].
+    /// Returns a [`Fix::Words`] as a line for a shell; `None` for a [`Fix::Command`]. Words that
+    /// are a command stay as they are. Words about a needed version become a comment after
+    /// `gfxplane qemu`, all others a comment after `edit`, which opens the domain's XML.
     pub fn by_hand(&self, edit: &str) -> Option<String> {
         match self {
             Fix::Command { .. } => None,
@@ -274,7 +274,7 @@ impl From<&str> for Fix {
     }
 }
 
-/// Something that the plan leaves unchanged, with the reason and with what the user can do.
+/// A problem that the plan does not solve, or a hint, with what the user can do about it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Hash)]
 pub struct Note {
     /// The severity.
@@ -283,12 +283,12 @@ pub struct Note {
     pub topic: Topic,
     /// The device or the graphics that the note is about, or the domain.
     pub about: About,
-    /// The problem, as text for the user.
+    /// The problem or hint, as text for the user.
     pub text: String,
     /// The fixes, the best first.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub fixes: Vec<Fix>,
-    /// The consent that the first fix needs; `None` if it needs no consent.
+    /// The consent that the first fix needs; `None` if the fix needs no consent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub consent: Option<Consent>,
 }
@@ -306,8 +306,8 @@ impl Note {
         }
     }
 
-    /// Returns the note's text and its fixes, with commands that the user can type. `domain` is the
-    /// domain as a command's argument.
+    /// Returns the note's text and its fixes in one line. `domain` is the domain as a command's
+    /// argument.
     pub(crate) fn words(&self, domain: &str) -> String {
         let mut text = self.text.clone();
         for fix in &self.fixes {
@@ -318,13 +318,13 @@ impl Note {
     }
 }
 
-/// The plan for a domain.
+/// The changes that make a domain match its devices, and the predictions without and with them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Plan {
     /// The prediction for the domain without the changes, as if its devices were free.
     pub before: Prediction,
-    /// libvirt's refusal because of the present state of the host: it has no KVM, or a device is
-    /// not ready. No change in the plan fixes that. `None` if libvirt has no such reason.
+    /// libvirt's refusal because of the host's present state: the host has no KVM, or a device is
+    /// not ready. No change of the domain fixes that. `None` if the host's state is no reason.
     #[serde(rename = "devices", skip_serializing_if = "Option::is_none")]
     pub host: Option<Refusal>,
     /// The changes, in the order in which they are made.
@@ -345,7 +345,7 @@ impl Plan {
     }
 
     /// Returns the prediction for a start now: without the changes, in the host's present state.
-    /// libvirt refuses a bad definition first, then the state of the host; QEMU refuses last.
+    /// libvirt checks the definition first and the host's state second; QEMU refuses last.
     pub fn now(&self) -> Prediction {
         let earlier =
             matches!(&self.before.outcome, Outcome::No(refusal) if refusal.stage < Stage::Devices);

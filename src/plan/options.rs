@@ -14,10 +14,10 @@ use crate::predict::{About, words};
 const OPREGION: &str = "x-igd-opregion";
 
 impl Planner<'_, '_, '_> {
-    /// Makes a ramfb work that the user has set by QEMU's properties and that QEMU refuses:
-    /// libvirt has chosen QEMU's driver without ramfb, or the property has a wrong type. Sets
-    /// libvirt's attribute `ramfb` or, if libvirt has none for the device, QEMU's driver with
-    /// ramfb. Leaves alone a ramfb that is set for all devices at once (`-global`).
+    /// Corrects each ramfb that the user has set by a QEMU property and that QEMU refuses, because
+    /// libvirt has chosen QEMU's driver without ramfb, or because the property has a wrong type.
+    /// Sets libvirt's attribute `ramfb` or, if libvirt has none for the device, chooses QEMU's
+    /// driver with ramfb. Ignores a ramfb for all devices at once (`-global`).
     pub(super) fn ramfb_of_another_driver(&mut self) {
         for place in 0..self.screens.vgpus.len() {
             let vgpu = &self.screens.vgpus[place];
@@ -53,8 +53,7 @@ impl Planner<'_, '_, '_> {
         }
     }
 
-    /// Corrects the type of `qemu:override` properties whose value is good, but whose type QEMU
-    /// does not accept.
+    /// Corrects the types of properties in `qemu:override` that QEMU refuses only for their type.
     pub(super) fn properties_of_wrong_types(&mut self) {
         for place in 0..self.screens.vgpus.len() {
             for (name, words) in self.screens.vgpus[place].mistyped.clone() {
@@ -77,8 +76,8 @@ impl Planner<'_, '_, '_> {
         }
     }
 
-    /// Switches off each ramfb that QEMU would refuse: ramfb needs a display that is on and a
-    /// fw_cfg with DMA, and a guest can have one only, be it of a device or of a video card.
+    /// Switches off each ramfb that QEMU would refuse: ramfb needs a display that is on, and a
+    /// fw_cfg with DMA. A guest can have only one ramfb, of a device or of a video card.
     pub(super) fn ramfb_that_cannot_work(&mut self) {
         let video = self.has_ramfb_video();
         let mut taken = false;
@@ -110,8 +109,8 @@ impl Planner<'_, '_, '_> {
         self.screens.cards.iter().any(is_ramfb)
     }
 
-    /// Switches ramfb on for the first display if the policy says `boot_display = "ramfb"` and the
-    /// guest has no video card and no ramfb.
+    /// Switches ramfb on for the first display if the policy has `boot_display = "ramfb"`, and the
+    /// guest has neither a video card nor ramfb, but can have ramfb.
     pub(super) fn ramfb_for_boot(&mut self) {
         let only = self.screens.cards.is_empty();
         let taken = self.screens.vgpus.iter().any(|vgpu| vgpu.ramfb);
@@ -125,8 +124,8 @@ impl Planner<'_, '_, '_> {
         }
     }
 
-    /// Returns whether QEMU passes on the OpRegion by default; `None` if its version leaves it
-    /// open.
+    /// Returns whether QEMU passes the OpRegion to the guest by default; `None` if QEMU's version
+    /// is not known.
     pub(super) fn opregion_by_default(&self) -> Option<bool> {
         let possible = Qemu::possible(self.abilities);
         let mut has = possible.iter().map(|qemu| qemu.has(OPREGION_BY_DEFAULT));
@@ -159,8 +158,8 @@ impl Planner<'_, '_, '_> {
         }
     }
 
-    /// Leaves only the first device's OpRegion. QEMU passes an OpRegion on as a firmware file, and
-    /// only one such file can exist.
+    /// Switches off all OpRegions but the first. QEMU passes an OpRegion on as a firmware file, and
+    /// a guest can have only one such file.
     pub(super) fn opregion_twice(&mut self) {
         let by_default = self.opregion_by_default();
         let mut taken = false;

@@ -1,6 +1,6 @@
-//! Makes a plan step by step, in a fixed order, and holds what the steps share. The steps are in
-//! modules that are named for their subject: [`super::dash_set`], [`super::displays`],
-//! [`super::graphics`], [`super::options`], [`super::remarks`].
+//! Makes a plan step by step, in a fixed order, and has the functions that several steps use. The
+//! steps themselves are in the modules [`super::dash_set`], [`super::displays`],
+//! [`super::graphics`], [`super::options`] and [`super::remarks`].
 
 use std::collections::{HashMap, HashSet};
 
@@ -12,7 +12,7 @@ use crate::predict::abilities::Abilities;
 use crate::predict::screens::{Screens, Vgpu};
 use crate::predict::{About, Prediction, libvirt, predict};
 
-/// Makes the plan for a domain with these screens.
+/// Makes the plan for a domain. `screens` are the domain's screens as it is defined.
 pub fn plan(
     domain: &Domain<'_, '_>,
     screens: &Screens,
@@ -22,8 +22,8 @@ pub fn plan(
     let planner = Planner::new(domain, screens, abilities, policy);
     let steps = |planner: &mut Planner<'_, '_, '_>| {
         planner.carry_settings_over();
-        // The user has to deal with the settings that are left. The plan is made as if they were
-        // gone.
+        // The user has to deal with the settings that could not be moved. The plan is made as if
+        // they were gone.
         let left = std::mem::take(&mut planner.screens.dead_settings);
         if policy.no_display {
             planner.switch_off_all();
@@ -47,8 +47,9 @@ pub fn plan(
     planner.finish(steps, Planner::remarks)
 }
 
-/// Returns the changes without those that later changes undo. For example, a setting may be moved
-/// and then found not to work; the plan does not list its move.
+/// Returns the changes without those that a later change overrides, and without those that leave
+/// the domain as it was (`screens`). For example, a step may move a setting that a later step
+/// removes because it can't work.
 fn settled(changes: Vec<Change>, screens: &Screens) -> Vec<Change> {
     // Of two changes with the same key, the later one counts.
     let same = |action: &Action| match action {
@@ -84,13 +85,13 @@ fn settled(changes: Vec<Change>, screens: &Screens) -> Vec<Change> {
     kept
 }
 
-/// A plan in the making.
+/// A plan that is being made. `place` is the index of a device in [`Screens::vgpus`].
 pub(super) struct Planner<'p, 'd, 'a> {
     pub(super) domain: &'p Domain<'d, 'a>,
     pub(super) abilities: &'p Abilities,
     pub(super) policy: &'p Policy,
     pub(super) screens: Screens,
-    /// The changes; `None` for a change that a later step has taken back.
+    /// The changes; `None` for a change that a later step has dropped.
     pub(super) changes: Vec<Option<Change>>,
     /// The indices in `changes` of the changes that set a property, by device and name.
     put: HashMap<(DeviceId, String), Vec<usize>>,
@@ -117,8 +118,8 @@ impl<'p, 'd, 'a> Planner<'p, 'd, 'a> {
 
     /// Runs the steps, if anything may be changed, and makes the plan. Drops all changes if the
     /// domain certainly starts without them but not with them, or if it is refused with them but
-    /// not without. A domain that is refused with and without the changes keeps them:
-    /// [`crate::plan::fixup::fix`] decides about it after the last round.
+    /// not without them. Keeps the changes of a domain that is refused with and without them:
+    /// [`crate::plan::fixup::fix`] may drop them after the last round.
     pub(super) fn finish(
         mut self,
         steps: impl FnOnce(&mut Self),
@@ -164,7 +165,7 @@ impl<'p, 'd, 'a> Planner<'p, 'd, 'a> {
         }
     }
 
-    /// Adds to the reasons of changes what else they change in the XML.
+    /// Adds the side effects of a change on the XML to the reason of the change.
     fn told(&self, mut changes: Vec<Change>) -> Vec<Change> {
         let hostdevs = self.domain.hostdevs.iter().rev();
         let hostdevs: HashMap<DeviceId, &Hostdev<'_, '_>> =
@@ -304,7 +305,7 @@ impl<'p, 'd, 'a> Planner<'p, 'd, 'a> {
         }
     }
 
-    /// Drops a property that this plan itself has put into `qemu:override`.
+    /// Drops a property that an earlier step, not the user, has put into `qemu:override`.
     fn forget_property(&mut self, place: usize, property: &str) {
         let vgpu = &mut self.screens.vgpus[place];
         if !vgpu.properties.contains_key(property) {
@@ -336,7 +337,7 @@ impl<'p, 'd, 'a> Planner<'p, 'd, 'a> {
     }
 }
 
-/// Returns a display in words, with its evidence: `region, measured`.
+/// Returns a display in words, with its evidence: `region, measured` or `region, known by rule`.
 pub(super) fn display_words(vgpu: &Vgpu) -> String {
     let finding = &vgpu.known.finding;
     let words = finding.facts.display.words().join(" and ");

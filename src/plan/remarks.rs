@@ -1,4 +1,4 @@
-//! Adds the last remarks about a plan's result.
+//! Adds the last notes of a plan: about what the other steps could not solve.
 
 use std::collections::{BTreeSet, HashSet};
 
@@ -10,11 +10,11 @@ use crate::predict::screens::{Found, GpuPart, Vgpu};
 use crate::predict::versions::{Libvirt, OVERRIDE, PCI_DISPLAY, reads_override};
 use crate::predict::{About, HeadOf, Outcome, Prediction, Program, Refusal, words};
 
-/// A severity, a text and a fix.
+/// The severity, the text and the fix of a note.
 pub(super) type Remark = (Level, String, String);
 
-/// Returns what the user can do against a refusal that is about neither a device's screen nor the
-/// frontends that show it; `None` if nothing is known.
+/// Returns the fix for a refusal that concerns neither a device's screen nor the frontends for it;
+/// `None` if no fix is known.
 pub(super) fn fix_of(refusal: &Refusal) -> Option<&'static str> {
     let message = refusal.message.as_str();
     if message.starts_with("Path '") {
@@ -42,7 +42,7 @@ pub(super) fn fix_of(refusal: &Refusal) -> Option<&'static str> {
 }
 
 impl Planner<'_, '_, '_> {
-    /// Adds the remaining remarks about the result.
+    /// Adds the last notes. `after` is the prediction with all changes.
     pub(super) fn remarks(&mut self, after: &Prediction) {
         if self.screens.vgpus.is_empty() && self.screens.misread.is_empty() {
             return;
@@ -56,8 +56,7 @@ impl Planner<'_, '_, '_> {
         }
     }
 
-    /// Adds a remark for each device for which `remark` returns one: its severity, its text and the
-    /// fix.
+    /// Adds a note about each device for which `remark` returns one.
     pub(super) fn note_each(&mut self, remark: &dyn Fn(&Self, &Vgpu) -> Option<Remark>) {
         for place in 0..self.screens.vgpus.len() {
             let vgpu = &self.screens.vgpus[place];
@@ -67,7 +66,7 @@ impl Planner<'_, '_, '_> {
         }
     }
 
-    /// Adds a note if the start is refused or in doubt, unless a step has added one.
+    /// Adds a note if the start is refused or in doubt, unless an earlier step has added one.
     fn how_it_ends(&mut self, after: &Prediction) {
         let said = |level| self.notes.iter().any(|note| note.level >= level);
         match &after.outcome {
@@ -98,7 +97,7 @@ impl Planner<'_, '_, '_> {
         }
     }
 
-    /// Names the parts of hostdevs that this libvirt drops, and the vGPUs that it takes away.
+    /// Adds notes about parts of hostdevs that libvirt drops, and vGPUs lost by `managed='yes'`.
     fn what_libvirt_drops(&mut self) {
         self.note_each(&|_, vgpu| {
             let driver = vgpu.lost.as_ref()?;
@@ -142,7 +141,7 @@ impl Planner<'_, '_, '_> {
         });
     }
 
-    /// Names the dangers of a guest that starts, and its dark screens.
+    /// Adds notes about screens that make QEMU exit or crash, and about dark screens.
     fn what_is_seen(&mut self, after: &Prediction) {
         let dangers = after.dangers.iter();
         let ends = dangers.filter(|danger| danger.fault().is_none());
@@ -188,15 +187,15 @@ impl Planner<'_, '_, '_> {
         }
     }
 
-    /// Returns whether the guest has graphics but no screen that they could show. Returns false if
-    /// the domain is refused.
+    /// Returns whether the guest has graphics, but no screen for them to show. Returns false if the
+    /// domain is refused.
     pub(super) fn is_dark(&self, after: &Prediction) -> bool {
         let has_graphics = !self.screens.frontends.is_empty();
         after.refusal().is_none() && after.heads.is_empty() && has_graphics
     }
 
-    /// Adds a note if nobody sees anything of the guest. Adds none if a GPU is passed through,
-    /// because the GPU has connectors of its own.
+    /// Adds a note if the guest has graphics, but no screen. Adds none if the guest has a GPU, or a
+    /// virtual function of a GPU: see [`Self::pictures_of_gpus`].
     pub(super) fn no_screen(&mut self, after: &Prediction) {
         let mut vgpus = self.screens.vgpus.iter();
         let is_elsewhere = |vgpu: &Vgpu| vgpu.known.gpu().is_some();
@@ -207,7 +206,7 @@ impl Planner<'_, '_, '_> {
         }
     }
 
-    /// Adds notes about where the picture of a passed-through GPU goes, which QEMU can't show.
+    /// Adds notes about GPUs whose picture QEMU can't show: where the picture appears.
     fn pictures_of_gpus(&mut self) {
         let graphics: BTreeSet<&str> = self
             .screens

@@ -1,11 +1,11 @@
 //! Undoes a change of a domain's XML, element by element: each device, and each other child of
-//! the root. An element that somebody has changed since stays as it is.
+//! the root. An element that somebody has changed since gfxplane's change stays as it is.
 //!
-//! Both texts are definitions as libvirt prints them, one before the change and one after it. So
-//! what libvirt itself adds to a change is undone with it.
+//! The change is recorded from two definitions as libvirt prints them, before and after it. So
+//! the parts that libvirt itself adds to a change are undone, too.
 //!
-//! A value that may be a password is never kept, nor are QEMU's arguments. Such a value comes back
-//! only if the present element has it in the same place.
+//! gfxplane never stores values that may be passwords, nor QEMU's arguments. Undoing brings such a
+//! value back only if the present element still has it in the same place.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -15,46 +15,46 @@ use similar::{Algorithm, DiffOp, capture_diff_slices};
 
 use crate::xml::{Document, Element, XmlError};
 
-/// Marks the place of a value that is not kept. XML can't contain this character.
+/// The character in the place of a value that is not stored. XML can't contain this character.
 const WITHHELD: char = '\u{fffe}';
 
-/// One element to put back.
+/// The record of a change of one element, from which the change can be undone.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Inverse {
     /// True for an element in `<devices>`, false for a child of the root and the root's own tag.
     pub is_device: bool,
-    /// The element before the change; empty if it was added.
+    /// The element before the change; empty if the change added it.
     pub old: String,
-    /// The element after the change; empty if it was removed.
+    /// The element after the change; empty if the change removed it.
     pub new: String,
-    /// The hashes of the whole element before and after the change.
+    /// The hashes of the whole element before and after the change; 0 if there was no element.
     pub hashes: [u32; 2],
-    /// The hashes of the elements above and below it after the change; `None` at the ends.
+    /// The hashes of the element's two neighbours after the change; `None` at an end.
     pub around: [Option<u32>; 2],
 }
 
 /// The result of undoing changes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Undone {
-    /// The domain's XML.
+    /// The domain's XML after undoing.
     pub text: String,
-    /// The changes that were undone, in words. Empty if none of our changes was still there.
+    /// The changes that were undone, in words.
     pub put_back: Vec<String>,
-    /// The changes that were not undone, each with the reason.
+    /// The changes that could not be undone, each with the reason.
     pub passed_over: Vec<String>,
 }
 
-/// The error for a text that can't be read.
+/// The error for a definition that can't be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the definition {which}: {error}")]
 pub struct Unreadable {
-    /// Which text it is: `before the change`, `after the change` or `as it is`.
+    /// The definition: `before the change`, `after the change` or `as it is`.
     pub which: &'static str,
     /// The problem.
     pub error: XmlError,
 }
 
-/// Returns what must be put back in `after` to get `before` again; empty if nothing must be.
+/// Returns the records from which [`undo`] makes `before` of `after`; empty if both are alike.
 ///
 /// # Errors
 /// [`Unreadable`], with the place.
@@ -111,7 +111,7 @@ fn differences<K: Ord + std::hash::Hash + Eq>(
     capture_diff_slices(Algorithm::Myers, &keys(old), &keys(new))
 }
 
-/// Puts the old elements back where ours are unchanged. Everything else stays the same to the byte.
+/// Undoes each change whose element is still as gfxplane left it. No other byte changes.
 ///
 /// # Errors
 /// [`Unreadable`], with the place.
@@ -175,7 +175,7 @@ pub fn undo(current: &str, inverses: &[Inverse]) -> Result<Undone, Unreadable> {
     Ok(undone)
 }
 
-/// Undoes several changes, the newest first. `rounds` has the oldest first.
+/// Undoes several changes, the newest first. In `rounds`, the oldest change is the first.
 pub(crate) fn undo_all<'r>(
     current: &str,
     rounds: impl DoubleEndedIterator<Item = &'r [Inverse]>,
@@ -207,8 +207,8 @@ struct Part {
     hash: u32,
 }
 
-/// Returns the devices, or else the root's start tag and the root's children. Among these,
-/// `<devices>` is a part without text.
+/// With `is_device`, returns the devices. Otherwise, returns the root's start tag and the root's
+/// children, of which `<devices>` has no text.
 fn parts(document: &Document<'_>, is_device: bool) -> Vec<Part> {
     let root = document.root();
     let devices = root.child("devices");
@@ -259,8 +259,8 @@ fn hash(text: &str) -> u32 {
     })
 }
 
-/// Returns the byte offset between two neighbouring parts, given by their hashes; `None` in
-/// `around` is an end of `parts`. Returns `None` if they are no longer next to each other.
+/// Returns the byte offset between the two neighbouring parts with the hashes `around`, in which
+/// `None` is an end of `parts`. Returns `None` if the two parts are no longer neighbours.
 fn between(parts: &[Part], around: [Option<u32>; 2]) -> Option<usize> {
     let hash = |part: Option<&Part>| part.map(|part| part.hash);
     let is_between = |at: &usize| {
@@ -274,7 +274,7 @@ fn between(parts: &[Part], around: [Option<u32>; 2]) -> Option<usize> {
     }
 }
 
-/// Names the place of the value after `before`: the element, and the attribute or `>`.
+/// Names the place of the value after `before`, for example `graphics passwd='` or `name >`.
 fn place_name(before: &str) -> String {
     let tag = before.rsplit('<').next().unwrap_or_default();
     let element = tag.split([' ', '\n', '\t', '\r', '>']).next();
@@ -306,7 +306,8 @@ fn values(text: &str) -> Vec<(String, &str)> {
     values
 }
 
-/// Returns two texts without the values that are the same in both: the domain still has these.
+/// Replaces the values that two texts have in common by [`WITHHELD`]. They need not be stored,
+/// because the domain still has them.
 fn without_what_stays(old: &str, new: &str) -> (String, String) {
     let (olds, news) = (values(old), values(new));
     let of = |all: &[(String, &str)], place: &str| -> String {
@@ -329,8 +330,8 @@ fn without_what_stays(old: &str, new: &str) -> (String, String) {
     (masked(old, &olds), masked(new, &news))
 }
 
-/// Returns a text with its missing values filled in. `value` returns the value for the name of a
-/// place; if it returns `None`, the attribute is left out.
+/// Returns a text with values in place of each [`WITHHELD`]. `value` returns the value for the name
+/// of a place; if it returns `None`, the attribute is left out.
 fn filled_in(text: &str, mut value: impl FnMut(String) -> Option<String>) -> String {
     let mut parts = text.split(WITHHELD);
     let first = parts.next().unwrap_or_default().to_owned();
@@ -344,8 +345,9 @@ fn filled_in(text: &str, mut value: impl FnMut(String) -> Option<String>) -> Str
     })
 }
 
-/// Returns the old text, with its missing values taken from `now`, the present element. `None` if
-/// `old` and `new` do not lack as many values in one place, or if `now` lacks a text.
+/// Returns `old` with its missing values filled in from `now`, the present element. Returns `None`
+/// if a place has different numbers of missing values in `old` and `new`, or if `now` lacks a text
+/// that is missing in `old`.
 fn whole(old: &str, new: &str, now: &str) -> Option<String> {
     let lacks = |(_, value): &(String, &str)| value.contains(WITHHELD);
     let count = |text: &str, place: &str| {
@@ -372,7 +374,7 @@ fn whole(old: &str, new: &str, now: &str) -> Option<String> {
     (!is_lost).then_some(text)
 }
 
-/// Returns the tags of `text` that `other` lacks, in one line, with the values that are kept.
+/// Returns the tags of `text` that `other` lacks, in one line, without valueless attributes.
 fn only_in(text: &str, other: &str) -> String {
     let tags = |text: &str| -> Vec<String> {
         let text = filled_in(text, |_| None);
@@ -388,8 +390,8 @@ fn only_in(text: &str, other: &str) -> String {
     own.join(" ")
 }
 
-/// Returns the byte ranges of the values and texts that may be secrets, in their order. All of
-/// QEMU's arguments and environment count as secrets, except the `-set` of a device.
+/// Returns the byte ranges of the values and texts that may be secrets, in document order. All of
+/// QEMU's arguments and environment count as secrets, except `-set` with a device's setting.
 fn secret_places(element: Element<'_, '_>) -> Vec<Range<usize>> {
     let is_its = is_secret(element.name()) || element.local_name() == "env";
     let is_argument = element.local_name() == "arg";
@@ -407,7 +409,7 @@ fn secret_places(element: Element<'_, '_>) -> Vec<Range<usize>> {
     places
 }
 
-/// Returns whether a name or a value may be about a password.
+/// Returns whether a name or a value contains a word that suggests a secret, such as `passw`.
 fn is_secret(text: &str) -> bool {
     const WORDS: [&str; 4] = ["passw", "passphrase", "secret", "cookie"];
     let text = text.to_lowercase();

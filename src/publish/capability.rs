@@ -19,8 +19,8 @@ pub fn of_device(finding: &Finding, hints: &[Hint]) -> String {
     )
 }
 
-/// Returns the capability of a parent: one `<type>` element with the same content for each of its
-/// types.
+/// Returns the capability of a parent: a `<type>` element for each of its types, with the content
+/// that a device's capability has.
 pub(crate) fn of_parent<'a>(
     types: impl Iterator<Item = (&'a str, &'a Finding, &'a [Hint])>,
 ) -> String {
@@ -33,7 +33,7 @@ pub(crate) fn of_parent<'a>(
     wrap(&format!("capability type='{TYPE}'"), &types.join("\n"))
 }
 
-/// Returns an element around lines. `start` is its start tag without the brackets.
+/// Returns an element with the lines `content`. `start` is its start tag without the brackets.
 fn wrap(start: &str, content: &str) -> String {
     let name = start.split(' ').next().unwrap_or_default();
     let lines = content.lines().map(|line| format!("  {line}\n"));
@@ -79,7 +79,7 @@ fn content(finding: &Finding, hints: &[Hint]) -> String {
     lines.join("\n")
 }
 
-/// Returns the parts of a piece of evidence by their names, the method first.
+/// Returns the known parts of a piece of evidence with their names, the method first.
 pub(super) fn evidence_parts(evidence: &Evidence) -> Vec<(&'static str, String)> {
     let version = evidence.qemu.as_ref().map(ToString::to_string);
     [

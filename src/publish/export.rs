@@ -1,10 +1,10 @@
-//! Writes the knowledge about a host for other programs. Each format has a module.
+//! Writes the knowledge about a host for other programs, with a module for each program's format.
 //!
-//! This module writes measurements as rules for hosts that can't measure: nodes whose hooks run in
-//! containers, and machines that are installed from one image.
+//! This module itself writes a host's measurements as rules for hosts that can't measure: nodes
+//! whose hooks run in containers, and machines that are installed from one image.
 //!
-//! Each rule is about one measured type, which it names by type id and driver. On another host it
-//! is only a rule ([`Method::Rule`]), and never a reason for a veto.
+//! Each rule is about one measured type and names its type id and driver. On another host, the rule
+//! is evidence of [`Method::Rule`], and never a reason for a veto.
 
 pub(crate) mod nfd;
 pub(crate) mod nova;
@@ -27,11 +27,11 @@ use crate::publish::inventory::{Inventory, Sources, active, rule_for_type, sibli
 pub struct Export {
     /// The rules, one for each type and driver, sorted by bus, driver and type.
     pub rules: Vec<Rule>,
-    /// The measurements for which there is no rule, each with the reason.
+    /// The measurements that did not become a rule, each with the reason.
     pub left_out: Vec<String>,
 }
 
-/// The key of devices that count as alike.
+/// The properties that devices must have in common to get one rule.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Kind {
     bus: Bus,
@@ -50,8 +50,8 @@ struct Measured {
 }
 
 /// Returns the rules for the measurements of this host: valid records of active devices, records of
-/// types since this boot, and the kernel's own statements. Devices of one kind that disagree get no
-/// rule; `left_out` says so.
+/// types from this boot, and the kernel's own statements. A type whose measurements differ gets no
+/// rule, but an entry in `left_out`.
 pub fn export(sources: &Sources) -> Export {
     let mut kinds: BTreeMap<Kind, Vec<Measured>> = BTreeMap::new();
     let mut export = Export::default();
@@ -133,8 +133,8 @@ pub fn export(sources: &Sources) -> Export {
     export
 }
 
-/// Returns the display of each type of mdevs and of vGPUs on virtual functions, if it is known and
-/// the same everywhere on the host. Also returns why other types are left out.
+/// Returns the display of each type of mdevs and of vGPUs on virtual functions whose display is
+/// known. Leaves out types whose devices have different displays, and returns a text about each.
 fn displays_of_types(inventory: &Inventory) -> (BTreeMap<&str, String>, Vec<String>) {
     let types = inventory.types.iter();
     let types = types.map(|entry| (Some(entry.type_id.as_str()), &entry.finding));
@@ -160,7 +160,7 @@ fn displays_of_types(inventory: &Inventory) -> (BTreeMap<&str, String>, Vec<Stri
     (known, left_out)
 }
 
-/// Returns the evidence of a finding; `None` unless it is a measurement with an answer.
+/// Returns the evidence of a finding; `None` unless the device was measured and answered.
 fn measured(finding: &Finding) -> Option<Evidence> {
     let evidence = finding.evidence.clone()?;
     (finding.facts.display.is_answer() && evidence.method.is_measured()).then_some(evidence)
@@ -190,7 +190,7 @@ fn rule(kind: &Kind, measured: &Measured) -> Rule {
     }
 }
 
-/// Returns the source of a measurement: `measured: driver mbochs, kernel 6.12.107`.
+/// Returns a measurement's source for a rule: `measured: driver mbochs, kernel 6.12.107`.
 fn source(evidence: &Evidence) -> String {
     let mut words = Vec::new();
     if let Some(driver) = &evidence.driver {
@@ -220,7 +220,7 @@ fn literally(text: &str) -> String {
     glob
 }
 
-/// Describes a rule's facts.
+/// Returns facts in words, such as `dmabuf, EDID 1920x1080`.
 fn said(facts: &Facts) -> String {
     let mut words = facts.display.words().join(" and ");
     if let Display::Unknown(reason) = &facts.display {

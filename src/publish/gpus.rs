@@ -13,37 +13,37 @@ use crate::publish::node_device::name_of;
 pub enum Lack {
     /// The card has SR-IOV, and its virtual functions are switched off.
     FunctionsOff,
-    /// The card's virtual functions exist, and none has a vGPU.
+    /// The card's virtual functions exist, and vGPUs can be made on them, but none was made.
     NoType,
-    /// The card's virtual functions exist, and none of them can have a vGPU now.
+    /// The card's virtual functions exist, but their driver allows no type of vGPU on them now.
     NothingCreatable,
-    /// The card's virtual functions are bound to a driver of the host's, or to none.
+    /// The card's virtual functions are bound to a driver of the host's, or to no driver.
     FunctionsAtHost,
     /// The card has a driver that makes no vGPUs, or no driver.
     Driver,
     /// A kernel module that makes vGPUs is not loaded.
     Module,
-    /// A module's parameter switches vGPUs off.
+    /// A parameter of the driver switches vGPUs off, or this kernel's driver lacks them.
     Parameter,
-    /// The card's driver makes vGPUs, but offers no type of them.
+    /// The card's driver makes vGPUs, but offers no types of vGPUs.
     NoTypes,
-    /// Types are offered, and all their instances are used up.
+    /// The card offers types of vGPUs, but all their instances are in use.
     UsedUp,
-    /// Types are offered, and no device was made.
+    /// The card offers types of vGPUs, but no vGPU was made.
     NoDevice,
 }
 
 /// The reason why a graphics card offers no vGPU, and the fixes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Missing {
-    /// The reason, as a word for JSON.
+    /// The reason, for programs that read the JSON.
     pub reason: Lack,
-    /// True if the card could certainly offer a vGPU. False if sysfs does not show that, or if
-    /// nothing is wrong.
+    /// True if the reason is certainly a problem. False if the card may be unable to offer vGPUs,
+    /// or if the user may not want any.
     pub certain: bool,
-    /// The reason, in words that can follow the card's name.
+    /// The reason, as text for the user that can follow the card's name.
     pub text: String,
-    /// The commands that may fix it, the best first.
+    /// The commands that may make the card offer a vGPU, the best first.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub fixes: Vec<String>,
 }
@@ -66,13 +66,13 @@ impl Missing {
     }
 }
 
-/// A graphics card and what it lacks, or another device that makes mediated devices. Its JSON is an
-/// entry of `gpus` of `gfxplane list --json`.
+/// A graphics card, or another device that makes mediated devices. Its JSON is an entry of `gpus`
+/// of `gfxplane list --json`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct GpuEntry {
-    /// The PCI address, or the sysfs name of another parent.
+    /// The PCI address; for a device that is not a graphics card, the name in sysfs.
     pub address: String,
-    /// The PCI vendor and device IDs, such as `8086:5917`.
+    /// The PCI vendor and device IDs, such as `8086:5917`; `None` if this is not a PCI device.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ids: Option<String>,
     /// The driver that is bound to the card, if any.
@@ -84,9 +84,9 @@ pub struct GpuEntry {
     /// The number of virtual functions that the card can have; `None` without SR-IOV.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub total_vfs: Option<u32>,
-    /// The number of virtual functions that exist.
+    /// The number of the card's virtual functions that exist.
     pub vfs: usize,
-    /// The reason why the card offers no vGPU, if it is known.
+    /// The reason why the card offers no vGPU; `None` if it offers one or the reason is not known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub missing: Option<Missing>,
 }
@@ -115,8 +115,8 @@ const NVIDIA: u16 = 0x10de;
 /// Intel's PCI vendor id.
 const INTEL: u16 = 0x8086;
 
-/// Returns why a graphics card offers no vGPU. `None` if it offers one, if it is passed through as
-/// a whole, or if nothing is known about cards of its kind.
+/// Returns why a graphics card offers no vGPU. `None` if the card offers one, if the card is a vfio
+/// device itself, or if the reason is not known.
 fn missing(host: &Host, gpu: &Gpu) -> Option<Missing> {
     let address = gpu.pci.address;
     let is_whole = |device: &crate::host::sysfs::Device| device.id == DeviceId::Pci(address);
@@ -138,8 +138,8 @@ fn missing(host: &Host, gpu: &Gpu) -> Option<Missing> {
     }
 }
 
-/// Returns whether mdevs of this parent are the card's: the parent is the card, or one of its
-/// virtual functions.
+/// Returns whether a parent of mdevs belongs to a card: the parent is the card itself, or one of
+/// its virtual functions.
 pub(crate) fn is_of(parent: &Parent, gpu: &Gpu) -> bool {
     let address = parent.pci.as_ref().map(|pci| pci.address);
     let is_its = |address: PciAddress| {
@@ -148,7 +148,7 @@ pub(crate) fn is_of(parent: &Parent, gpu: &Gpu) -> bool {
     address.is_some_and(is_its)
 }
 
-/// Returns why a card that offers mdev types has no mdev; `None` if it has one.
+/// Returns why a card that offers mdev types has no mdev; `None` if the card has an mdev.
 fn of_types(host: &Host, parents: &[&Parent]) -> Option<Missing> {
     let has_device = |parent: &&Parent| {
         let mut devices = host.devices.iter();
@@ -181,9 +181,9 @@ fn of_types(host: &Host, parents: &[&Parent]) -> Option<Missing> {
     }
 }
 
-/// Returns why a card with SR-IOV has no virtual functions. The reason is certain only with
-/// NVIDIA's driver for vGPU hosts, which is installed for nothing else. With any other driver, the
-/// user may simply want no vGPU.
+/// Returns why a card with SR-IOV has no virtual functions, of which it can have `total`. This is
+/// certainly a problem only with NVIDIA's driver for vGPU hosts, which is installed for nothing
+/// else. With any other driver, the user may not want a vGPU.
 fn functions_off(host: &Host, gpu: &Gpu, total: u32) -> Option<Missing> {
     let address = gpu.pci.address;
     let off = match total {
@@ -230,7 +230,7 @@ fn functions_off(host: &Host, gpu: &Gpu, total: u32) -> Option<Missing> {
     }
 }
 
-/// Returns the command that loads the driver that the kernel has for a device.
+/// Returns the command that loads the kernel's driver for the PCI device at `address`.
 pub(crate) fn load_driver(address: impl std::fmt::Display) -> String {
     format!("sudo modprobe $(cat /sys/bus/pci/devices/{address}/modalias)")
 }
@@ -243,7 +243,7 @@ fn bound(driver: Option<&str>) -> String {
 }
 
 /// Returns why a card with virtual functions, but without mdev types, offers no vGPU; `None` if a
-/// function has a vGPU or is bound to vfio.
+/// virtual function has a vGPU or is bound to vfio.
 fn of_functions(host: &Host, gpu: &Gpu) -> Option<Missing> {
     let functions = &gpu.functions;
     let (have, are): (String, String) = match functions.len() {
@@ -300,8 +300,8 @@ fn of_functions(host: &Host, gpu: &Gpu) -> Option<Missing> {
     )
 }
 
-/// Returns why virtual functions that can have a vGPU type have none. `have` begins the message,
-/// with its subject and verb.
+/// Returns why the virtual functions `typed`, which can have a vGPU, have none. `have` is the
+/// beginning of the message, such as `its 16 virtual functions have`.
 fn untyped(have: &str, typed: &[&Function]) -> Option<Missing> {
     if let Some(first) = typed.iter().find(|function| !function.creatable.is_empty()) {
         let names: Vec<String> = first
@@ -331,8 +331,8 @@ fn untyped(have: &str, typed: &[&Function]) -> Option<Missing> {
     )
 }
 
-/// Returns why a card without virtual functions and mdev types offers no vGPU; `None` if its driver
-/// does not show why.
+/// Returns why a card that has neither virtual functions nor mdev types offers no vGPU; `None` if
+/// its driver does not show the reason.
 fn of_driver(host: &Host, gpu: &Gpu) -> Option<Missing> {
     let modules = host.modules;
     match (gpu.driver.as_deref(), modules.enable_gvt) {

@@ -1,4 +1,4 @@
-//! Joins all knowledge about a host's devices and types.
+//! Joins all knowledge about a host's devices and types to an inventory.
 
 mod sources;
 
@@ -37,58 +37,58 @@ pub struct DeviceEntry {
     pub id: DeviceId,
     /// The device's bus: `mdev` or `pci`.
     pub bus: &'static str,
-    /// The name of the device's node device in libvirt.
+    /// libvirt's name of the device as a node device.
     pub nodedev: String,
-    /// The device's state.
+    /// Whether the device is active or only defined.
     pub state: State,
-    /// True if mdevctl has a definition of the device.
+    /// True if mdevctl has a definition of the device, active or not.
     pub defined: bool,
-    /// The sysfs name of an mdev's parent.
+    /// The sysfs name of an mdev's parent; `None` for a PCI device.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub parent: Option<String>,
-    /// The id of the mdev type or the vGPU type.
+    /// The id of the mdev's type, or of the vGPU's type on a virtual function, if there is one.
     #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
     pub type_id: Option<String>,
-    /// The `device_api` of the mdev's type.
+    /// The `device_api` of the mdev's type, such as `vfio-pci`; `None` for a PCI device.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub device_api: Option<String>,
-    /// The vfio driver that is bound to the device.
+    /// The vfio driver that is bound to the device; `None` if no driver is bound.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub driver: Option<String>,
-    /// The version of the driver's module or, without one, its srcversion.
+    /// The version of the driver's module or, if the module has no version, its srcversion.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub driver_version: Option<String>,
-    /// The number of the IOMMU group.
+    /// The number of the device's IOMMU group, if it has one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub iommu_group: Option<u32>,
-    /// The name of the device's node in `/dev/vfio/devices`.
+    /// The name of the device's node in `/dev/vfio/devices`, if the device has one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cdev: Option<String>,
-    /// The vendor of a PCI device.
+    /// The vendor ID of a PCI device; `None` for an mdev.
     #[serde(skip)]
     pub vendor: Option<u16>,
-    /// The part of a graphics card that this PCI device is, if any.
+    /// A whole graphics card or a virtual function of one; `None` if the device is neither.
     #[serde(skip)]
     pub gpu: Option<GpuPart>,
-    /// The render node of the GPU behind the device.
+    /// The render node of the GPU behind the device, if it has one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub render_node: Option<String>,
     /// The facts about the device, and their evidence.
     #[serde(flatten)]
     pub finding: Finding,
-    /// The options that follow from the facts.
+    /// The options that the display needs or allows, as they follow from the facts.
     pub require: Vec<Hint>,
-    /// The name of the rule that applies to the device.
+    /// The name of the rule that applies to the device, if one does.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rule: Option<String>,
-    /// The permission to open the device.
+    /// Whether the rules let gfxplane open the device.
     pub open: Open,
 }
 
 /// An mdev type of one parent. Its JSON is an entry of `gfxplane list --json`.
 #[derive(Debug, Clone, Serialize)]
 pub struct TypeEntry {
-    /// The sysfs name of the parent.
+    /// The sysfs name of the parent that offers the type.
     pub parent: String,
     /// The type's id, such as `nvidia-222`.
     #[serde(rename = "type")]
@@ -96,21 +96,21 @@ pub struct TypeEntry {
     /// The type's name for people.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// The type's description.
+    /// The driver's description of the type, in words.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub description: Option<String>,
     /// The type's `device_api`: `vfio-pci`, `vfio-ccw`, `vfio-ap`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub device_api: Option<String>,
-    /// The number of devices that can still be created.
+    /// The number of devices of the type that can still be created; `None` if it can't be read.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub available_instances: Option<u32>,
     /// The facts about devices of this type, and their evidence.
     #[serde(flatten)]
     pub finding: Finding,
-    /// The options that follow from the facts.
+    /// The options that the display needs or allows, as they follow from the facts.
     pub require: Vec<Hint>,
-    /// The name of the rule that applies to the type.
+    /// The name of the rule that applies to the type, if one does.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rule: Option<String>,
 }
@@ -149,7 +149,7 @@ impl From<DeviceEntry> for Known {
     }
 }
 
-/// Joins all knowledge about a host.
+/// Makes the inventory of a host from the sources that were read.
 pub fn inventory(sources: &Sources) -> Inventory {
     let host = &sources.host;
     let mut devices: Vec<DeviceEntry> = host
@@ -191,7 +191,7 @@ pub fn inventory(sources: &Sources) -> Inventory {
     }
 }
 
-/// Returns the rule that applies to an active device.
+/// Returns the rule that applies to an active device, if one does.
 pub(crate) fn rule_for<'a>(rules: &'a Rules, host: &Host, device: &Device) -> Option<&'a Rule> {
     rules.find(&Subject {
         bus: Some(match device.id {
@@ -207,7 +207,7 @@ pub(crate) fn rule_for<'a>(rules: &'a Rules, host: &Host, device: &Device) -> Op
     })
 }
 
-/// Returns the fields that rules match for a PCI device, or for the PCI parent of an mdev.
+/// Returns the part of a rule's [`Subject`] that a PCI device or an mdev's PCI parent has.
 fn subject<'s>(pci: Option<&Pci>, host: &'s Host) -> Subject<'s> {
     Subject {
         address: pci.map(|pci| pci.address),
@@ -271,7 +271,7 @@ pub fn active(sources: &Sources, device: &Device) -> DeviceEntry {
     }
 }
 
-/// Returns the entry of one device that is only defined.
+/// Returns the entry of one device that mdevctl has defined, and that is not active.
 pub(crate) fn defined(sources: &Sources, definition: &Definition) -> DeviceEntry {
     let host = &sources.host;
     let parent = host
@@ -316,7 +316,7 @@ pub(crate) fn defined(sources: &Sources, definition: &Definition) -> DeviceEntry
     }
 }
 
-/// Returns the entry of one type.
+/// Returns the entry of one type of a parent.
 pub(crate) fn type_entry(sources: &Sources, parent: &Parent, of_type: &MdevType) -> TypeEntry {
     let rule = rule_for_type(sources, Some(parent), &of_type.id, Some(of_type));
     let sibling = sibling_of_type(sources, &of_type.id);
@@ -343,7 +343,7 @@ pub(crate) fn type_entry(sources: &Sources, parent: &Parent, of_type: &MdevType)
     }
 }
 
-/// Returns the rule that applies to a type of a parent.
+/// Returns the rule that applies to an mdev type, if one does, even if the host lacks the type.
 pub(crate) fn rule_for_type<'a>(
     sources: &'a Sources,
     parent: Option<&Parent>,
@@ -359,8 +359,8 @@ pub(crate) fn rule_for_type<'a>(
     })
 }
 
-/// Returns the record of a device of this type; `None` if there is none with an answer, made under
-/// this kernel and with the driver that is loaded now.
+/// Returns the record of a device of this type. `None` unless there is a record that has an answer,
+/// and that was made under this kernel and with the driver that is loaded now.
 pub(crate) fn sibling_of_type<'a>(sources: &'a Sources, type_id: &str) -> Option<&'a Record> {
     let record = sources.memory.types.get(type_id)?;
     let Circumstances {
@@ -393,7 +393,7 @@ fn evidence<'r>(
         sources.push((record.facts.clone(), record.evidence()));
     }
     if let Some(record) = sibling {
-        // Offsets and interrupts belong to the other device.
+        // The offsets and interrupts are those of the sibling, not of this device.
         let facts = Facts {
             device: None,
             ..record.facts.clone()

@@ -1,16 +1,16 @@
-//! Reads the arguments with which mdevctl calls its callouts and notifiers (mdevctl(8) "CALLOUTS",
+//! Reads the arguments that mdevctl passes to its callouts and notifiers (mdevctl(8) "CALLOUTS",
 //! src/callouts.rs).
 
 use std::ffi::OsString;
 
-/// One call by mdevctl.
+/// One call of a callout or notifier by mdevctl.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Call {
     /// The argument of `-e`: `get`, `pre`, `post`, `live` or `notify`.
     pub event: String,
     /// The argument of `-a`: `attributes`, `start`, `define`, …
     pub action: String,
-    /// The argument of `-s`: the outcome, in a notification.
+    /// The argument of `-s`: for a notifier, the outcome of the action.
     pub state: String,
     /// The argument of `-u`: the device's UUID.
     pub uuid: String,
@@ -19,10 +19,10 @@ pub struct Call {
 }
 
 impl Call {
-    /// Reads the arguments. Returns `None` if they aren't mdevctl's, which always begin with `-t`.
+    /// Reads the arguments. Returns `None` if they don't begin with `-t`, as mdevctl's always do.
     ///
-    /// An option that is missing is empty. If an option occurs twice, the last one counts. Unknown
-    /// options are ignored, because a later mdevctl may have more.
+    /// The field of a missing option is empty. If an option occurs twice, the last one counts.
+    /// Unknown options are ignored, because a later mdevctl may have more.
     pub fn parse(arguments: &[OsString]) -> Option<Self> {
         if arguments.first()? != "-t" {
             return None;
@@ -45,8 +45,8 @@ impl Call {
     }
 }
 
-/// Returns the mdevctl command with which a process was started, from its `/proc/PID/cmdline`.
-/// `None` if the process is not mdevctl, or has no command.
+/// Returns mdevctl's command, such as `list`, from a process's `/proc/PID/cmdline`. `None` if the
+/// process is not mdevctl, or has no command.
 pub fn verb(cmdline: &[u8]) -> Option<&[u8]> {
     let mut words = cmdline.split(|byte| *byte == 0);
     let program = words.next().unwrap_or_default();
@@ -57,8 +57,8 @@ pub fn verb(cmdline: &[u8]) -> Option<&[u8]> {
     }
 }
 
-/// Returns whether a process is an mdevctl that lists devices, from its `/proc/PID/cmdline`. Only a
-/// list may get attributes: `mdevctl define` would store them in the definition.
+/// Returns whether the process with this `/proc/PID/cmdline` is an mdevctl that lists devices. Only
+/// a list may get attributes: `mdevctl define` would store them in the definition.
 pub fn is_list(cmdline: &[u8]) -> bool {
     verb(cmdline) == Some(b"list")
 }

@@ -3,7 +3,7 @@
 //! * [`words`]: names and values, for mdevctl attributes and udev properties.
 //! * [`capability`]: the `vfio_display` capability, beside libvirt's own in node-device XML.
 //! * [`node_device`]: libvirt's node-device XML, rebuilt from sysfs for hosts without libvirt.
-//! * [`gpus`]: why a graphics card offers no vGPU.
+//! * [`gpus`]: the reasons why a graphics card offers no vGPU.
 //! * [`overview`]: the host as a tree, from its graphics cards to its guests.
 //! * [`unknown`]: the fixes if the display of a device is not known.
 //! * [`offline`]: the node devices of a host, with the XML and capability of each.
@@ -23,8 +23,8 @@ pub mod words;
 use crate::device::facts::PREFIX;
 use crate::xml::{Document, Edit, Element, XmlError};
 
-/// Returns libvirt's XML of a device with our capability added as the last. Removes our earlier
-/// capability, and adds none if `capability` is `None`.
+/// Returns libvirt's XML of a device with `capability` as its last element. Removes any earlier
+/// capability of ours. With `None`, adds nothing.
 ///
 /// # Errors
 /// [`XmlError`] if libvirt's XML can't be read.

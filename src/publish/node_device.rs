@@ -1,8 +1,8 @@
 //! Rebuilds libvirt's node-device XML from sysfs.
 //!
 //! The form and order of elements follow libvirt src/conf/node_device_conf.c,
-//! `virNodeDeviceDefFormat`. Some elements (names from pci.ids, NUMA, PCI Express links) only
-//! libvirt can know. They are left out, as libvirt's schema allows.
+//! `virNodeDeviceDefFormat`. Elements that only libvirt can know (names from pci.ids, NUMA, PCI
+//! Express links) are left out, as libvirt's schema allows.
 
 use std::path::Path;
 
@@ -11,7 +11,7 @@ use crate::host::sysfs::{Device, Parent, Pci};
 use crate::xml::escape;
 
 /// Returns libvirt's name of the node device (`udevGenerateDeviceName`): each byte that is not a
-/// letter or digit becomes `_`. For an mdev without `parent`, returns the beginning of the name.
+/// letter or digit becomes `_`. Without `parent`, an mdev's name lacks its end, the parent's name.
 pub(crate) fn name_of(id: DeviceId, parent: Option<&str>) -> String {
     match (id, parent) {
         (DeviceId::Mdev(_), Some(parent)) => plain(&format!("mdev_{id}_{parent}")),
@@ -19,7 +19,7 @@ pub(crate) fn name_of(id: DeviceId, parent: Option<&str>) -> String {
     }
 }
 
-/// Returns libvirt's name of a parent's node device.
+/// Returns libvirt's name of the node device of a parent.
 pub(crate) fn name_of_parent(parent: &Parent) -> String {
     plain(&format!(
         "{}_{}",
@@ -35,7 +35,7 @@ pub struct Mdev<'a> {
     pub id: DeviceId,
     /// The sysfs name of the mdev's parent, if it is known.
     pub parent: Option<&'a str>,
-    /// The node device that libvirt names as the mdev's parent.
+    /// The name of the node device that libvirt has as the mdev's `<parent>`.
     pub parent_node: &'a str,
     /// The id of the mdev's type.
     pub type_id: &'a str,
@@ -68,8 +68,8 @@ pub(crate) fn mdev(mdev: &Mdev<'_>) -> String {
     )
 }
 
-/// Returns the XML of a PCI device. With `parent`, it includes the mdev types that the device
-/// offers.
+/// Returns the XML of a PCI device. `path`: its directory in sysfs. `driver`: the bound driver.
+/// `parent`: the PCI device as a parent, if it offers mdev types.
 pub(crate) fn pci(pci: &Pci, path: &Path, driver: Option<&str>, parent: Option<&Parent>) -> String {
     let PciAddress {
         domain,
@@ -147,8 +147,8 @@ pub(crate) fn other_parent(parent: &Parent) -> String {
     )
 }
 
-/// The device APIs that libvirt's schema knows. A type with any other would make the whole
-/// document invalid.
+/// The device APIs that libvirt's schema allows. A type with any other device API would make the
+/// whole document invalid.
 const DEVICE_APIS: [&str; 3] = ["vfio-pci", "vfio-ccw", "vfio-ap"];
 
 fn mdev_types(parent: &Parent) -> String {
@@ -193,7 +193,7 @@ fn device(
     text + capability + "</device>\n"
 }
 
-/// Returns addresses as lines.
+/// Returns an `<address>` line for each address.
 fn addresses(all: &[PciAddress]) -> String {
     let lines = all.iter().map(|one| format!("      {}\n", address(*one)));
     lines.collect()

@@ -1,4 +1,4 @@
-//! Finds the node devices of a host that have to do with vfio, without asking libvirt.
+//! Finds a host's vfio devices and their parents as node devices, without asking libvirt.
 
 use std::collections::HashSet;
 
@@ -10,18 +10,18 @@ use crate::publish::inventory::{
 };
 use crate::publish::{capability, node_device};
 
-/// A node device that concerns gfxplane.
+/// A vfio device or the parent of mdevs, as a node device.
 #[derive(Debug, Clone, Copy)]
 pub enum Node<'a> {
     /// A vfio device that exists.
     Active(&'a Device),
-    /// An mdev that exists only as a definition.
+    /// An mdev that mdevctl has defined, and that is not active.
     Defined(&'a Definition),
     /// A device on which mdevs can be created.
     Parent(&'a Parent),
 }
 
-/// Returns all node devices that concern gfxplane, sorted by the names that libvirt gives them.
+/// Returns all node devices of a host that [`Node`] has, with libvirt's names, sorted by name.
 pub fn nodes(sources: &Sources) -> Vec<(String, Node<'_>)> {
     let host = &sources.host;
     let there: HashSet<DeviceId> = host.devices.iter().map(|device| device.id).collect();
@@ -56,7 +56,7 @@ pub fn nodes(sources: &Sources) -> Vec<(String, Node<'_>)> {
 }
 
 /// Finds the node device that a user names by libvirt's name, a UUID, a PCI address, or a parent's
-/// name or directory in sysfs; `None` if there is none.
+/// name or directory in sysfs. Returns it with libvirt's name; `None` if the host has none.
 pub fn find<'a>(sources: &'a Sources, text: &str) -> Option<(String, Node<'a>)> {
     let wanted = DeviceId::from_user(text).ok();
     let text = last_name(text);
@@ -78,7 +78,7 @@ pub fn find<'a>(sources: &'a Sources, text: &str) -> Option<(String, Node<'a>)> 
 }
 
 impl Node<'_> {
-    /// Returns libvirt's XML of the node device, as far as it follows from sysfs.
+    /// Returns libvirt's XML of the node device, rebuilt from sysfs ([`node_device`]).
     pub fn xml(&self, sources: &Sources) -> String {
         match self {
             Node::Active(active) => match (active.id, &active.pci) {
@@ -112,7 +112,7 @@ impl Node<'_> {
         }
     }
 
-    /// Returns our capability of the node device.
+    /// Returns the `vfio_display` capability of the node device.
     pub fn capability(&self, sources: &Sources) -> String {
         let of_device = |entry: &DeviceEntry| capability::of_device(&entry.finding, &entry.require);
         match self {
@@ -140,8 +140,8 @@ impl Node<'_> {
     }
 }
 
-/// Returns the node device that libvirt names as the parent of an mdev: the nearest ancestor that
-/// libvirt knows.
+/// Returns the name of the node device that libvirt has as an mdev's parent: `computer` if libvirt
+/// has no node device for `parent`.
 fn parent_node(sources: &Sources, parent: Option<&str>) -> String {
     let found = sources
         .host

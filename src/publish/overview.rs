@@ -1,7 +1,7 @@
 //! Shows the host as a tree: graphics cards, the types and devices that they offer, and the guests
 //! that have them. Each problem is listed where it occurs, with the commands that fix it.
 //!
-//! The facts go in, a value comes out; the command line prints the value.
+//! The result is a value; the command line prints it.
 
 mod devices;
 mod guests;
@@ -40,7 +40,7 @@ pub enum GuestState {
 }
 
 impl GuestState {
-    /// Returns the state as virsh words it.
+    /// Returns the state in words, as virsh prints it: `shut off`.
     pub fn word(self) -> &'static str {
         match self {
             GuestState::Running => "running",
@@ -51,7 +51,7 @@ impl GuestState {
     }
 }
 
-/// A domain, as libvirt or its file describes it.
+/// A domain, as libvirt or a file of libvirt's describes it.
 #[derive(Debug, Clone)]
 pub struct Defined {
     /// The domain's name.
@@ -62,7 +62,7 @@ pub struct Defined {
     pub state: GuestState,
 }
 
-/// The source of the guests.
+/// The source of the list of guests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum GuestsFrom {
@@ -74,32 +74,32 @@ pub enum GuestsFrom {
     Nowhere,
 }
 
-/// Something that is wrong or good to know.
+/// A problem of a device or guest, or a hint about it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Problem {
     /// The severity of the problem.
     pub level: Level,
-    /// The problem, in words.
+    /// The problem or hint, in words.
     pub text: String,
     /// The commands that fix the problem, the best first.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub fixes: Vec<String>,
 }
 
-/// A guest below a device.
+/// A guest that has a device, as the overview lists it below the device.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct GuestEntry {
     /// The guest's name in libvirt.
     pub name: String,
     /// The guest's state.
     pub state: GuestState,
-    /// The prediction for a start of the guest: `yes`, `no` or `doubt`. `None` if its XML can't be
-    /// read.
+    /// The prediction for a start of the guest: `yes`, `no` or `doubt`. `None` if the guest's XML
+    /// can't be read.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub starts: Option<&'static str>,
     /// The graphics that show the device's screen.
     pub shown_by: Vec<(GraphicsType, Shown)>,
-    /// The command that shows the screen, if spice or VNC does.
+    /// The command that shows the screen; `None` unless Spice or VNC shows it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub look: Option<String>,
     /// The problems of the guest that are listed with this device.
@@ -114,7 +114,7 @@ impl GuestEntry {
     }
 }
 
-/// A device below a graphics card or another parent.
+/// The line about a device, below its graphics card or other parent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct DeviceLine {
     /// The device's UUID or PCI address.
@@ -131,7 +131,7 @@ pub struct DeviceLine {
     /// The driver that is bound to the device.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub driver: Option<String>,
-    /// The display, as in every JSON of gfxplane.
+    /// The display: `dmabuf`, `region` or both; otherwise only `none` or only `unknown`.
     pub display: Vec<String>,
     /// The evidence for the display, in words.
     pub known: String,
@@ -142,7 +142,7 @@ pub struct DeviceLine {
     pub guests: Vec<GuestEntry>,
 }
 
-/// A type of mediated devices that a parent offers.
+/// The line about a type of mediated devices that a parent offers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct TypeLine {
     /// The sysfs name of the type's parent.
@@ -153,19 +153,19 @@ pub struct TypeLine {
     /// The type's name for people.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// The number of devices of the type that can still be made.
+    /// The number of devices of the type that can still be made; `None` if it can't be read.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub available_instances: Option<u32>,
-    /// The display, as in every JSON of gfxplane.
+    /// The display: `dmabuf`, `region` or both; otherwise only `none` or only `unknown`.
     pub display: Vec<String>,
     /// The evidence for the display, in words.
     pub known: String,
 }
 
-/// A graphics card, or another device that makes mediated devices or is passed through.
+/// The line about a graphics card or another device that makes mdevs or is passed through.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct ParentLine {
-    /// The card or parent, with the reason if it offers no vGPU.
+    /// The card or parent. For a card that offers no vGPU, it has the reason.
     #[serde(flatten)]
     pub card: GpuEntry,
     /// True for a graphics card, false for any other parent.
@@ -194,7 +194,7 @@ pub struct Summary {
     pub dark: usize,
 }
 
-/// The host as a tree. Its JSON is that of `gfxplane --json`.
+/// The host as a tree. `gfxplane --json` prints it as JSON.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Overview {
     /// The format's version, [`FORMAT`].
@@ -203,16 +203,16 @@ pub struct Overview {
     pub kernel: String,
     /// The level of the worst problem.
     pub worst: Level,
-    /// The source of the guests.
+    /// The source of the list of guests.
     pub guests_from: GuestsFrom,
-    /// The reason why the guests are not known, if they are not.
+    /// The reason why the guests are not known; `None` if they are known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub guests_unknown: Option<Problem>,
-    /// The counts of cards, guests and dark devices.
+    /// The counts of cards, guests and dark displays.
     pub summary: Summary,
     /// The graphics cards and other parents.
     pub parents: Vec<ParentLine>,
-    /// The devices that guests have and the host does not.
+    /// The devices that guests have, and that are below none of the parents.
     pub absent: Vec<DeviceLine>,
     /// The guests whose hostdevs name no device, although libvirt requires one, or whose XML can't
     /// be read.
@@ -223,8 +223,7 @@ pub struct Overview {
 }
 
 impl Overview {
-    /// Returns the devices that running or paused guests have open, each with the name of the
-    /// guest.
+    /// Returns the devices that running or paused guests have open, each with its guest's name.
     pub fn holders(&self) -> BTreeMap<DeviceId, String> {
         let devices = self.parents.iter().flat_map(|parent| &parent.devices);
         let holder = |line: &DeviceLine| {
@@ -235,7 +234,7 @@ impl Overview {
     }
 }
 
-/// Everything that the overview is made from, except the knowledge in [`Surroundings`].
+/// Everything from which the overview is made, except the knowledge in [`Surroundings`].
 #[derive(Debug, Clone, Copy)]
 pub struct Given<'g> {
     /// The facts that were read from the host.
@@ -250,7 +249,7 @@ pub struct Given<'g> {
     pub domains: &'g [Defined],
     /// The source of the domains.
     pub guests_from: GuestsFrom,
-    /// The reason why the domains are not known, if they are not.
+    /// The reason why the domains are not known; `None` if they are known.
     pub guests_unknown: Option<&'g Problem>,
     /// The host's policy.
     pub policy: &'g Policy,
@@ -323,7 +322,7 @@ fn worst(overview: &Overview) -> Level {
 }
 
 impl Missing {
-    /// Returns the severity: [`Level::Warn`] if the reason is certain, otherwise [`Level::Info`].
+    /// Returns the severity: [`Level::Warn`] if this is certainly a problem, else [`Level::Info`].
     pub fn level(&self) -> Level {
         if self.certain {
             Level::Warn
@@ -333,8 +332,8 @@ impl Missing {
     }
 }
 
-/// Returns whether a parent that is not a graphics card is listed: if one of its types or devices
-/// may have a display, or if a guest has one of its devices.
+/// Returns whether the overview lists a parent that is not a graphics card: one of its types or
+/// devices may have a display, or a guest has one of its devices.
 fn is_told(parent: &ParentLine) -> bool {
     let may_show = |display: &[String]| display != ["none"];
     parent.types.iter().any(|one| may_show(&one.display))

@@ -1,4 +1,4 @@
-//! Passes the displays of a host's devices to oVirt's engine, in the list that vdsm sends it.
+//! Adds the displays of a host's devices to the list of devices that vdsm sends to oVirt's engine.
 
 use serde_json::{Map, Value};
 
@@ -13,7 +13,7 @@ use crate::publish::inventory::Inventory;
 /// `list_by_caps`).
 ///
 /// # Errors
-/// The text is not a JSON object.
+/// An error if the text is not a JSON object.
 pub fn host_devices(text: &str, inventory: &Inventory) -> serde_json::Result<String> {
     let mut devices: Map<String, Value> = serde_json::from_str(text)?;
     for (name, device) in &mut devices {
@@ -38,8 +38,8 @@ pub fn host_devices(text: &str, inventory: &Inventory) -> serde_json::Result<Str
     serde_json::to_string(&devices)
 }
 
-/// Adds the display to the text under `key`, such as `display=region`. Adds nothing if the display
-/// is not known, or if the text already has one.
+/// Adds the display, such as `display=region`, to the text in the field `key`. Adds nothing if the
+/// display is not known, or if the text already has a display.
 fn add(params: &mut Map<String, Value>, key: &str, finding: &Finding) {
     let old = params.get(key).and_then(Value::as_str).unwrap_or_default();
     let display = &finding.facts.display;

@@ -1,5 +1,5 @@
-//! Returns the fixes if the display of a device is not known. The overview and doctor show the same
-//! fixes.
+//! Returns the fixes for a device whose display is not known. The overview and the doctor show
+//! these fixes.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -15,10 +15,10 @@ use crate::publish::node_device::name_of;
 /// The command that loads the kernel's vfio.
 pub(crate) const LOAD_VFIO: &str = "sudo modprobe vfio_iommu_type1";
 
-/// The requirement of a driver that opens a device only for a virtual machine, in words.
+/// The text about a driver that opens a device only for a virtual machine.
 pub(crate) const KVM_ONLY: &str = "its driver opens it only for a KVM VM";
 
-/// The reason why a host can't make a virtual machine, in words.
+/// The text about a host that can't make a virtual machine.
 pub(crate) const NO_KVM: &str = "there is no /dev/kvm";
 
 /// The facts about a host that decide which fixes for a device apply.
@@ -26,14 +26,14 @@ pub(crate) const NO_KVM: &str = "there is no /dev/kvm";
 pub struct Around {
     /// The IOMMU groups by their numbers, with their members.
     pub groups: BTreeMap<u32, Vec<Member>>,
-    /// True if `/dev/kvm` exists; `None` if the recording of a host has no devices.
+    /// True if `/dev/kvm` exists; `None` for a recorded host without a directory `dev`.
     pub kvm: Option<bool>,
     /// The active devices that rules and settings allow to be opened unasked.
     pub unasked: Vec<DeviceId>,
 }
 
 impl Around {
-    /// Reads the IOMMU groups, and whether KVM exists.
+    /// Reads the IOMMU groups, and whether the host has KVM. Takes `unasked` from the caller.
     pub fn read(root: &Root, unasked: Vec<DeviceId>, warnings: &mut Vec<Warning>) -> Self {
         Around {
             groups: groups(root, warnings),
@@ -42,7 +42,7 @@ impl Around {
         }
     }
 
-    /// Returns whether the driver of a device needs a virtual machine that this host can't make.
+    /// Returns whether a device's driver needs a KVM virtual machine, and the host lacks KVM.
     #[must_use]
     pub fn lacks_kvm(&self, entry: &DeviceEntry) -> bool {
         let wants_vm = entry.require.iter().any(|hint| hint.name == "kvm")
@@ -50,8 +50,8 @@ impl Around {
         wants_vm && self.kvm == Some(false)
     }
 
-    /// Returns the commands that may remove `reason`, the best first. `holder` is the guest that
-    /// has the device open, as an argument of `gfxplane`.
+    /// Returns the commands that may remove `reason`, the best first; empty if none is known.
+    /// `holder` is the guest that has the device open, as an argument of `gfxplane`.
     pub fn fixes(&self, entry: &DeviceEntry, reason: &Reason, holder: Option<&str>) -> Vec<String> {
         let id = entry.id;
         let fix = match reason {
@@ -89,7 +89,7 @@ impl Around {
         vec![fix]
     }
 
-    /// Returns the commands that free the IOMMU group of a device; none if it has no group.
+    /// Returns the commands that free the IOMMU group of a device; empty if it has no group.
     fn freed(&self, entry: &DeviceEntry) -> Vec<String> {
         let Some(number) = entry.iommu_group else {
             return Vec::new();
@@ -120,7 +120,7 @@ pub(crate) fn if_it_may_be_opened(id: DeviceId) -> String {
 pub struct Member {
     /// The member's PCI address or UUID.
     pub id: DeviceId,
-    /// The driver that is bound to the device.
+    /// The driver that is bound to the member; `None` if no driver is bound.
     pub driver: Option<String>,
 }
 
@@ -128,7 +128,7 @@ impl Member {
     /// Returns whether the member's driver keeps the group from being passed through. The kernel
     /// lets a group have members without a driver, with a vfio driver or pci-stub, and bridges
     /// (drivers/iommu/iommu.c, `driver_managed_dma`; drivers/pci/pcie/portdrv.c). A mediated device
-    /// is alone in its group, and its driver is one for guests, whatever its name.
+    /// is never in the way: it is alone in its group, and its driver is always a vfio driver.
     pub fn is_in_the_way(&self) -> bool {
         if matches!(self.id, DeviceId::Mdev(_)) {
             return false;
@@ -154,7 +154,7 @@ impl fmt::Display for Member {
     }
 }
 
-/// Reads the IOMMU groups by their numbers, with their PCI and mediated devices.
+/// Reads the IOMMU groups, by number, with their PCI and mediated devices.
 fn groups(root: &Root, warnings: &mut Vec<Warning>) -> BTreeMap<u32, Vec<Member>> {
     let directory = root.join("sys/kernel/iommu_groups");
     let mut groups = BTreeMap::new();

@@ -1,9 +1,9 @@
 //! Writes the facts about a device as names and values: `display=dmabuf`, `graphics.gl=yes`,
 //! `hostdev.display=on`, …
 //!
-//! One list serves udev properties (`GFXPLANE_GRAPHICS_GL`) and mdevctl attributes
-//! (`gfxplane.graphics.gl`), and through the attributes also `virsh nodedev-dumpxml`. The XML and
-//! the JSON use the same words.
+//! The same list becomes udev properties (`GFXPLANE_GRAPHICS_GL`) and mdevctl attributes
+//! (`gfxplane.graphics.gl`), which `virsh nodedev-dumpxml` shows. The capability's XML and the JSON
+//! use the same names and values.
 
 use crate::device::evidence::Finding;
 use crate::predict::hints::Hint;
@@ -11,7 +11,7 @@ use crate::publish::capability::evidence_parts;
 
 use crate::device::facts::PREFIX;
 
-/// Returns the words for a finding and its hints, in a fixed order.
+/// Returns the names and values for a finding and its hints, in a fixed order.
 ///
 /// Names and values consist only of `A-Z a-z 0-9 _ . : , = + / -`, because libvirt prints
 /// attributes without escaping them (src/conf/node_device_conf.c,
@@ -49,8 +49,8 @@ pub fn words(finding: &Finding, hints: &[Hint]) -> Vec<(String, String)> {
     words
 }
 
-/// Returns the output of an mdevctl callout for `get attributes`: an array of objects with one
-/// member each (mdevctl src/callouts.rs, `add_attributes`).
+/// Returns the output of an mdevctl callout for `get attributes`: a JSON array with an object for
+/// each name and its value (mdevctl src/callouts.rs, `add_attributes`).
 pub fn attributes(words: &[(String, String)]) -> String {
     let attribute = |(name, value): &(String, String)| {
         let name = serde_json::Value::String(format!("{PREFIX}{name}"));
@@ -72,10 +72,10 @@ pub fn properties(words: &[(String, String)]) -> String {
     words.iter().map(property).collect()
 }
 
-/// Returns the properties under a neutral prefix, such as `ID_VFIO_DISPLAY=dmabuf`, from which a
-/// node-device driver can make the capability that names nothing of gfxplane (docs/udev.md). udev
-/// keeps a property in one line. So the parts of a value are separated by `;`, and several values
-/// of one property by blanks.
+/// Returns udev properties without gfxplane's name, such as `ID_VFIO_DISPLAY=dmabuf`. From these, a
+/// node-device driver can make the capability (docs/udev.md). udev allows only one line for a
+/// property. So blanks separate the options, and `;` separates the parts of an option or of the
+/// evidence.
 pub fn neutral_properties(finding: &Finding, hints: &[Hint]) -> String {
     let facts = &finding.facts;
     let joined = |parts: Vec<(&str, String)>| {

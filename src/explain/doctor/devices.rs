@@ -8,8 +8,8 @@ use crate::explain::doctor::{Host, Line, REINSTALL, Report, Topic, UdevRule, Ver
 use crate::publish::inventory::State;
 use crate::publish::unknown::{KVM_ONLY, LOAD_KVM, LOAD_VFIO, NO_KVM, if_it_may_be_opened};
 
-/// Checks gfxplane's settings and rules. A file with a mistake is ignored as a whole, which is
-/// easily overlooked.
+/// Checks the files of gfxplane's settings and rules. gfxplane ignores a file with a mistake as a
+/// whole, which the user may not notice.
 pub(super) fn settings(host: &Host, report: &mut Report) {
     let mut check = report.check(Topic::Settings, "gfxplane's settings and rules");
     if host.settings.is_empty() {
@@ -36,7 +36,8 @@ pub(super) fn gpus(host: &Host, report: &mut Report) {
     }
 }
 
-/// Checks whether vfio is loaded, and whether the displays of the active devices are known.
+/// Checks vfio, and whether the displays of active devices are known. `holders`: the guests that
+/// have devices open.
 pub(super) fn devices(host: &Host, holders: &BTreeMap<DeviceId, String>, report: &mut Report) {
     let active = || {
         let devices = host.inventory.devices.iter();
@@ -80,8 +81,8 @@ pub(super) fn devices(host: &Host, holders: &BTreeMap<DeviceId, String>, report:
     }
 }
 
-/// Turns the line into a failure: the driver opens only for a virtual machine, and the host can't
-/// create one.
+/// Turns the line into a failure: the driver opens the device only for a virtual machine, and the
+/// host can't create one.
 fn lacks_kvm(line: &mut Line) {
     line.verdict = Verdict::Fail;
     line.more.push_str(&format!("; {NO_KVM}"));
@@ -122,7 +123,7 @@ pub(super) fn records(host: &Host, report: &mut Report) {
     line.fixes(named.into_iter().map(|id| if_it_may_be_opened(*id)));
 }
 
-/// Checks udev's rule and the daemon.
+/// Checks the udev rule, the daemon, the files that it exports, and gfxplane-helper.
 pub(super) fn service(host: &Host, report: &mut Report) {
     let mut check = report.check(Topic::Service, "udev rule");
     match host.udev_rule {

@@ -1,4 +1,4 @@
-//! Reads everything of a host that [`crate::explain::doctor`] checks.
+//! Reads all facts of a host that the checks of [`crate::explain::doctor`] need.
 //!
 //! Some facts can't be in a recorded host's files, such as owners of files and running programs. A
 //! recorded host has them in `var/cache/gfxplane/moment.json`; on this machine they are read from
@@ -42,12 +42,12 @@ const HOOK: &str = "50-gfxplane";
 /// The program that the hook runs.
 const HELPER: &str = "usr/bin/gfxplane-helper";
 
-/// The [`Moment`] of a recorded host.
+/// The file with the [`Moment`] of a recorded host.
 pub(crate) const MOMENT: &str = "var/cache/gfxplane/moment.json";
 
-/// Reads all facts of a host. Asks libvirt for the abilities of each QEMU that the cache lacks, but
-/// never for a recorded host. Also returns the warnings that have no line of their own in the
-/// report.
+/// Reads all facts of a host. Calls `ask` for the abilities of each QEMU that gfxplane's cache
+/// lacks, but never for a recorded host. Also returns the warnings for which the report has no
+/// line.
 #[must_use]
 pub fn read(root: &Root, ask: &AskLibvirt<'_>) -> (Host, Vec<Warning>) {
     let mut warnings = Vec::new();
@@ -105,7 +105,7 @@ pub fn read(root: &Root, ask: &AskLibvirt<'_>) -> (Host, Vec<Warning>) {
     (host, rest)
 }
 
-/// Returns a path below the root as the host itself names it, without the root.
+/// Returns the path that a file below the root has on the host itself.
 fn host_path(root: &Root, path: &Path) -> PathBuf {
     let inside = path.strip_prefix(root.path());
     inside.map_or_else(|_| path.to_owned(), |inside| Path::new("/").join(inside))
@@ -150,7 +150,7 @@ fn stale(root: &Root, sources: &Sources) -> Vec<DeviceId> {
     .collect()
 }
 
-/// Returns the render nodes, with the drivers behind them.
+/// Returns the render nodes in `/dev/dri`, each with the driver of its GPU.
 pub(crate) fn render_nodes(root: &Root, warnings: &mut Vec<Warning>) -> Vec<RenderNode> {
     let is_node = |name: &str| name.starts_with("renderD");
     read_names_that(is_node, &root.join("dev/dri"), warnings)
@@ -194,8 +194,8 @@ fn emulators(
     paths.into_iter().map(found).collect()
 }
 
-/// Returns the path of mdevctl; `None` if it is not where libvirt looks (the PATH that systemd
-/// gives a service).
+/// Returns the path of mdevctl; `None` if it is in none of the directories in which libvirt looks
+/// (the PATH that systemd gives a service).
 fn mdevctl(root: &Root) -> Option<PathBuf> {
     let directories = ["usr/local/sbin", "usr/local/bin", "usr/sbin", "usr/bin"];
     let mut paths = directories
@@ -205,8 +205,8 @@ fn mdevctl(root: &Root) -> Option<PathBuf> {
     Some(host_path(root, &path))
 }
 
-/// Returns mdevctl's script directories, in its order (mdevctl src/environment.rs,
-/// `callout_script_dirs`).
+/// Returns mdevctl's script directories that exist, in mdevctl's order (mdevctl
+/// src/environment.rs, `callout_script_dirs`).
 fn scripts(root: &Root, warnings: &mut Vec<Warning>) -> Vec<Scripts> {
     let mut found = Vec::new();
     for base in ["usr/lib/mdevctl/scripts.d", "etc/mdevctl.d/scripts.d"] {
@@ -229,7 +229,7 @@ fn scripts(root: &Root, warnings: &mut Vec<Warning>) -> Vec<Scripts> {
     found
 }
 
-/// Returns libvirt's qemu hooks, in its order (libvirt src/util/virhook.c, `virHookCall`).
+/// Returns libvirt's qemu hooks, in libvirt's order (src/util/virhook.c, `virHookCall`).
 fn hooks(root: &Root, warnings: &mut Vec<Warning>) -> Vec<Script> {
     let hooks = root.join("etc/libvirt/hooks");
     let mut found = Vec::new();
@@ -243,7 +243,7 @@ fn hooks(root: &Root, warnings: &mut Vec<Warning>) -> Vec<Script> {
     found
 }
 
-/// Returns whether this user lacks the right to look into a directory.
+/// Returns whether this user lacks the permission to list a directory.
 fn is_hidden(directory: &Path) -> bool {
     fs::read_dir(directory).is_err_and(|error| error.kind() == ErrorKind::PermissionDenied)
 }
@@ -285,7 +285,7 @@ fn udev_rule(root: &Root) -> Option<UdevRule> {
     .find_map(|(path, rule)| root.join(path).join(UDEV_RULE).exists().then_some(rule))
 }
 
-/// Returns the profiles of libvirt's daemons; empty unless AppArmor is switched on.
+/// Returns AppArmor's profiles of libvirt's daemons; empty unless AppArmor is switched on.
 fn profiles(root: &Root, warnings: &mut Vec<Warning>) -> Vec<Profile> {
     if !apparmor::is_enabled(root) {
         return Vec::new();
@@ -373,7 +373,7 @@ fn moment(
     }
 }
 
-/// Returns a property of a systemd unit; `None` if systemd does not run, or returns none.
+/// Returns a property of a systemd unit; `None` if systemd does not run, or has no value for it.
 fn systemd(unit: &str, property: &str) -> Option<String> {
     if !Path::new("/run/systemd/system").is_dir() {
         return None;
@@ -389,8 +389,8 @@ fn systemd(unit: &str, property: &str) -> Option<String> {
     (!said.is_empty()).then_some(said)
 }
 
-/// Returns one of libvirt's daemons, found by its PID file (libvirt src/remote/remote_daemon.c,
-/// `pid_file`); `None` if it does not run.
+/// Returns the state of libvirt's daemon `name`, found by its PID file (libvirt
+/// src/remote/remote_daemon.c, `pid_file`); `None` if the daemon does not run.
 fn daemon(root: &Root, name: &str, warnings: &mut Vec<Warning>) -> Option<Running> {
     let pid = read_text(&root.join("run").join(format!("{name}.pid")), warnings)?;
     let process = root.join("proc").join(pid.trim());
@@ -422,12 +422,12 @@ fn daemon(root: &Root, name: &str, warnings: &mut Vec<Warning>) -> Option<Runnin
     })
 }
 
-/// Returns whether this user can see other users' processes, such as process 1 of root.
+/// Returns whether `/proc` shows this user the processes of other users, such as process 1.
 fn shows_all(root: &Root) -> bool {
     root.join("proc/1/comm").exists()
 }
 
-/// Returns when a process was started, in seconds since 1970.
+/// Returns the start time of a process, in seconds since 1970; `None` if it can't be read.
 fn started(process: &Path, warnings: &mut Vec<Warning>) -> Option<u64> {
     let then = started_after_boot(&read_text(&process.join("stat"), warnings)?)?;
     let now = Duration::from(clock_gettime(ClockId::CLOCK_BOOTTIME).ok()?);
@@ -437,8 +437,8 @@ fn started(process: &Path, warnings: &mut Vec<Warning>) -> Option<u64> {
     Some(today.checked_sub(now.checked_sub(then)?)?.as_secs())
 }
 
-/// Returns the user that libvirt runs QEMU as: the one in qemu.conf, or else the one that
-/// distributions create. `None` if there is neither, or a file can't be read.
+/// Returns the user that libvirt runs QEMU as: the user in qemu.conf, or else the user that
+/// distributions create. `None` if neither exists, or if a file can't be read.
 fn qemu_user(root: &Root, warnings: &mut Vec<Warning>) -> Option<QemuUser> {
     let conf = emulator::qemu_conf(root, warnings)?;
     let passwd = read_text(&root.join("etc/passwd"), warnings)?;

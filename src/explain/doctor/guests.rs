@@ -1,5 +1,5 @@
-//! Checks the guests: whether the host has their devices, whether they start, and whether some
-//! graphics show their screens. The answers come from the overview.
+//! Checks the guests: whether the host has their devices, whether they start, and whether graphics
+//! show their screens. The overview has already found the answers.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use crate::plan::Level;
 use crate::predict::viewers;
 use crate::publish::overview::{GuestEntry, GuestsFrom, Overview};
 
-/// Returns the lines about the guests of a host.
+/// Returns the lines about the guests in the overview, or a line that says why there are none.
 #[must_use]
 pub fn guests(overview: &Overview, recording: Recording) -> Vec<Line> {
     let mut report = Report::new(recording);
@@ -37,8 +37,8 @@ pub fn guests(overview: &Overview, recording: Recording) -> Vec<Line> {
     report.lines
 }
 
-/// Writes the lines about one guest. `entries` are the guest's entries in the overview, one below
-/// each of its devices.
+/// Writes the lines about one guest. `entries` are the guest's entries in the overview, which has
+/// one for each of the guest's devices.
 fn of_guest(name: &str, entries: &[&GuestEntry], report: &mut Report) {
     let mut check = report.check(Topic::Guests, format!("guest {name}"));
     let problems = entries.iter().flat_map(|entry| &entry.problems);

@@ -8,11 +8,11 @@ use crate::explain::doctor::{
 use crate::host::config::HookMode;
 use crate::predict::abilities::ALLOW_DBUS_DAEMON;
 
-/// The first libvirt that shows a callout's attributes of an active device (NEWS 10.1.0; seen with
-/// 9.0, 11.3 and 12.8).
+/// The first version of libvirt that shows a callout's attributes of an active device (NEWS 10.1.0;
+/// seen with 9.0, 11.3 and 12.8).
 const SHOWS_ATTRIBUTES: &[u32] = &[10, 1];
 
-/// The first libvirt that runs the scripts in `qemu.d` (libvirt docs/hooks.rst).
+/// The first version of libvirt that runs the scripts in `qemu.d` (libvirt docs/hooks.rst).
 const HOOK_DIRECTORIES: &[u32] = &[6, 5];
 
 /// Returns whether the host has mediated devices or can create them.
@@ -21,7 +21,7 @@ fn has_mdevs(host: &Host) -> bool {
     !host.inventory.types.is_empty() || devices.any(|entry| entry.bus == "mdev")
 }
 
-/// Checks mdevctl, and whether libvirt shows its attributes.
+/// Checks whether mdevctl is installed, and whether libvirt's node-device XML shows displays.
 pub(super) fn mdevctl(host: &Host, report: &mut Report) {
     let mut check = report.check(Topic::Mdevctl, "mdevctl");
     match &host.mdevctl {
@@ -69,9 +69,9 @@ pub(super) fn mdevctl(host: &Host, report: &mut Report) {
     }
 }
 
-/// Checks mdevctl's callouts and notifiers: ours, and the scripts that come before ours. If there
-/// are several links to our callout, the last one counts. Ours in `/usr/lib` does not answer if
-/// another program's callout is in `/etc` (hooks/README.md).
+/// Checks gfxplane's callout and notifier of mdevctl, and the callouts that mdevctl asks first. Of
+/// several links to our callout, the last one counts. A link in `/usr/lib` does not answer if any
+/// callout is in `/etc` (hooks/README.md).
 pub(super) fn callouts(host: &Host, report: &mut Report) {
     if host.mdevctl.is_none() {
         return;
@@ -149,7 +149,8 @@ fn scripts_of_mdevctl(host: &Host, callouts: bool, report: &mut Report) {
     }
 }
 
-/// Checks that libvirt's qemu hook is installed, executable, and seen by the running daemon.
+/// Checks whether gfxplane's qemu hook is installed and executable, whether libvirt's daemons have
+/// seen it, and whether other qemu hooks exist.
 pub(super) fn hook(host: &Host, report: &mut Report) {
     let mut check = report.check(Topic::Hook, "gfxplane's qemu hook");
     if host.hooks_hidden {
@@ -197,9 +198,9 @@ pub(super) fn hook(host: &Host, report: &mut Report) {
     seen(host, ours, report);
 }
 
-/// Checks whether the running daemons have seen the hook. libvirt looks for hooks when it starts
-/// and when it is told to reload. If it finds any hook at that time, it also runs hooks that appear
-/// in `qemu.d` later (src/util/virhook.c, `virHookInitialize` and `virHookCall`).
+/// Checks whether libvirt's running daemons have seen the hook. A daemon looks for hooks when it
+/// starts and when it reloads. If it finds any hook at that time, it also runs hooks that appear in
+/// `qemu.d` later (src/util/virhook.c, `virHookInitialize` and `virHookCall`).
 fn seen(host: &Host, ours: &Script, report: &mut Report) {
     let mut check = report.check(Topic::Hook, "qemu hook as libvirt sees it");
     let changed = |script: &Script| {
@@ -270,7 +271,7 @@ fn selinux(host: &Host, report: &mut Report) {
     }
 }
 
-/// Warns if AppArmor denies guests a D-Bus daemon. Under SELinux, that is not known.
+/// Warns if AppArmor denies guests a dbus-daemon. Knows nothing about SELinux.
 pub(super) fn dbus_daemon(host: &Host, report: &mut Report) {
     if host.dbus_daemon_denied != Some(true) {
         return;

@@ -1,8 +1,8 @@
-//! Finds problems of a host that keep screens dark: the host's facts in, lines out.
+//! Finds problems of a host that keep screens dark, and returns lines of a report.
 //!
-//! Each check is about one problem that has kept somebody's screen dark. Its line says PASS, WARN
-//! or FAIL, what was found, and how to fix it. [`examine::read`] reads the host; the checks read
-//! nothing. A check that lacks a fact has a line, too: a warning on this machine, SKIP for a
+//! Each check is about one problem that has kept somebody's screen dark. Its line has the outcome
+//! (PASS, WARN or FAIL), the finding, and the fixes. [`examine::read`] reads the host; the checks
+//! read no files. A check that lacks a fact writes a warning on this machine, or SKIP for a
 //! recorded host.
 
 mod devices;
@@ -36,11 +36,11 @@ const REINSTALL: &str = "sudo apt reinstall gfxplane # Fedora: sudo dnf reinstal
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum Verdict {
-    /// The recorded host lacks the facts that the check needs.
+    /// The recording of the host lacks the facts that the check needs.
     Skip,
     /// All is well, or the check does not apply here.
     Pass,
-    /// There may be a problem for some domain, or the check could not be made.
+    /// Some domains may have a problem, or the check was not possible.
     Warn,
     /// The check has found a problem.
     Fail,
@@ -69,14 +69,14 @@ impl From<Level> for Verdict {
     }
 }
 
-/// How a host was recorded, if it is a recorded one.
+/// Whether a host is this machine or a recording, and which facts the recording has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Recording {
     /// The host is this machine.
     None,
     /// The recording has all facts for the checks: `gfxplane collect` made it.
     Whole,
-    /// The recording has no [`Moment`]. The host may have files that were not recorded.
+    /// The recording has no [`Moment`], and may lack other files of the host, too.
     Part,
 }
 
@@ -98,7 +98,7 @@ pub enum Topic {
     OpenGl,
     /// The program mdevctl.
     Mdevctl,
-    /// mdevctl's attributes in libvirt's node-device XML.
+    /// The displays in libvirt's node-device XML, which mdevctl's attributes put there.
     Attributes,
     /// mdevctl's callouts and notifiers.
     Callouts,
@@ -106,11 +106,11 @@ pub enum Topic {
     Hook,
     /// The confinement of libvirt's daemons by SELinux or AppArmor.
     Confinement,
-    /// AppArmor's permission for a guest to have a dbus-daemon.
+    /// The permission of AppArmor for libvirt to start a dbus-daemon for a guest.
     DbusDaemon,
     /// Versions of QEMU and libvirt with known bugs.
     Versions,
-    /// udev's rules, and the daemon.
+    /// gfxplane's udev rule, its daemon, and the files that the daemon exports.
     Service,
     /// Domains with vfio devices.
     Guests,
@@ -121,13 +121,13 @@ pub enum Topic {
 pub struct Line {
     /// The subject of the check.
     pub topic: Topic,
-    /// The device, if the check is about a single one.
+    /// The device, if the check is about a single device.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub device: Option<DeviceId>,
-    /// The domain, if the check is about a single one.
+    /// The domain's name, if the check is about a single domain.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub guest: Option<String>,
-    /// The thing that is checked.
+    /// The thing that is checked, in words, such as `udev rule`.
     pub what: String,
     /// The outcome of the check.
     pub verdict: Verdict,
@@ -150,10 +150,10 @@ pub struct Host {
     pub settings: Vec<Warning>,
     /// Warnings about files in `/run/gfxplane` that were ignored.
     pub odd_records: Vec<Warning>,
-    /// Devices whose records are no longer valid, because the circumstances have changed or the
-    /// device is gone.
+    /// Devices whose records are no longer valid, because kernel, driver, type or boot have changed
+    /// or the device is gone.
     pub stale: Vec<DeviceId>,
-    /// The IOMMU groups, and whether there is KVM.
+    /// The IOMMU groups, whether the host has KVM, and the devices that may be opened unasked.
     pub around: Around,
     /// True if `/dev/vfio/vfio` or `/dev/iommu` exists.
     pub vfio: bool,
@@ -166,13 +166,13 @@ pub struct Host {
     pub emulators: Vec<(PathBuf, Abilities)>,
     /// libvirt's version; `None` if it is not known.
     pub libvirt: Option<Version>,
-    /// See [`crate::predict::abilities::Guests::dbus_daemon_denied`].
+    /// True if AppArmor keeps libvirt from starting a dbus-daemon for a guest; `None` if unknown.
     pub dbus_daemon_denied: Option<bool>,
     /// The path of mdevctl; `None` if it is not installed.
     pub mdevctl: Option<PathBuf>,
     /// The directories of mdevctl's scripts that exist.
     pub scripts: Vec<Scripts>,
-    /// See [`crate::host::callout::is_told_by_libvirt`].
+    /// True if libvirt itself shows displays, so that attributes are not needed.
     pub is_told_by_libvirt: bool,
     /// True if the settings allow attributes to be shown to libvirt.
     pub attributes: bool,
@@ -184,11 +184,11 @@ pub struct Host {
     pub hooks_hidden: bool,
     /// The behaviour of the hook, by the settings.
     pub hook_mode: HookMode,
-    /// True if gfxplane-helper is in the place where the hook looks for it, and can be run.
+    /// True if `/usr/bin/gfxplane-helper`, which the hook runs, can be executed.
     pub helper: bool,
     /// The udev rule; `None` if it is not installed.
     pub udev_rule: Option<UdevRule>,
-    /// The permissions in AppArmor's profile of each libvirt daemon; empty if there is no profile.
+    /// The AppArmor profiles of libvirt's daemons; empty if AppArmor is switched off.
     pub profiles: Vec<Profile>,
     /// The state of SELinux; `None` if the host has none.
     pub selinux: Option<Selinux>,
@@ -201,7 +201,7 @@ pub struct Host {
 pub struct RenderNode {
     /// The path, such as `/dev/dri/renderD128`.
     pub path: PathBuf,
-    /// The driver of the GPU behind the node; `None` if it has none.
+    /// The driver of the GPU behind the node; `None` if the GPU has no driver.
     pub driver: Option<String>,
 }
 
@@ -249,7 +249,7 @@ pub struct Profile {
     pub hook_program: bool,
 }
 
-/// The program to which the .rpm's hook is a link.
+/// The program to which the hook of the .rpm is a link.
 pub const HOOK_PROGRAM: &str = "/usr/libexec/gfxplane/qemu-hook";
 
 /// The state of SELinux.
@@ -268,7 +268,7 @@ pub struct Selinux {
 pub struct Moment {
     /// The format's version, [`crate::device::record::FORMAT`].
     pub format: u32,
-    /// The files for which access matters, by path.
+    /// The access rights to the qemu hooks and render nodes, by path.
     #[serde(default)]
     pub access: BTreeMap<PathBuf, Access>,
     /// libvirt's running daemons.
@@ -277,8 +277,8 @@ pub struct Moment {
     /// True if the service `gfxplane` runs; `None` if that is not known.
     #[serde(default)]
     pub service: Option<bool>,
-    /// The files that the setting `export` names, each with true if it has the text that the daemon
-    /// wrote for it. Files for which the daemon has written nothing are left out.
+    /// The files that the setting `export` names. The `bool` is true if the file has the text that
+    /// the daemon wrote for it. Leaves out files for which the daemon has written nothing.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub exports: Vec<(PathBuf, bool)>,
     /// The user that QEMU runs as; `None` if that is not known.
@@ -358,9 +358,9 @@ impl Host {
     }
 }
 
-/// Examines a host and returns the lines of the report. `holders` maps each device that a running
-/// or paused guest has open to the guest, as an argument of `gfxplane`
-/// ([`crate::publish::overview::Overview::holders`]).
+/// Makes all checks of a host and returns the lines of the report. `holders` names the running or
+/// paused guest that has a device open ([`crate::publish::overview::Overview::holders`]), as an
+/// argument of `gfxplane`.
 #[must_use]
 pub fn examine(host: &Host, holders: &BTreeMap<DeviceId, String>) -> Vec<Line> {
     let mut report = Report::new(host.recording);
@@ -381,7 +381,7 @@ pub fn examine(host: &Host, holders: &BTreeMap<DeviceId, String>) -> Vec<Line> {
     report.lines
 }
 
-/// Returns the worst outcome of these lines, not counting SKIP; PASS if there are no others.
+/// Returns the worst outcome of the lines, ignoring SKIP; PASS if there is no other line.
 #[must_use]
 pub fn worst(lines: &[Line]) -> Verdict {
     let verdicts = lines.iter().map(|line| line.verdict);
@@ -399,7 +399,7 @@ impl Report {
         Report { lines, recording }
     }
 
-    /// Begins the lines about the thing `what`.
+    /// Begins a check of the thing `what`. Writes no line yet.
     fn check(&mut self, topic: Topic, what: impl Into<String>) -> Check<'_> {
         let what = what.into();
         Check {
@@ -410,7 +410,7 @@ impl Report {
     }
 }
 
-/// A thing that is checked, and the report that gets the lines about it.
+/// A check that is being made, and the report to which it adds lines.
 struct Check<'r> {
     report: &'r mut Report,
     topic: Topic,
@@ -443,8 +443,8 @@ impl Check<'_> {
         self.line(Verdict::Fail, more)
     }
 
-    /// Writes the line for a file that does not exist. The line is SKIP if the file may just not
-    /// have been recorded.
+    /// Adds and returns the line about a file that does not exist. The line is SKIP if the host may
+    /// have the file, and only the recording lacks it.
     fn missing(&mut self, verdict: Verdict, more: impl Into<String>) -> &mut Line {
         match self.report.recording {
             Recording::Part => self.line(Verdict::Skip, "not in the recording"),
@@ -452,8 +452,8 @@ impl Check<'_> {
         }
     }
 
-    /// Writes the line for a fact that is not known. The line is SKIP for a recorded host, which
-    /// can't be asked.
+    /// Adds and returns the line about an unknown fact: a warning on this machine, SKIP for a
+    /// recorded host.
     fn unknown(&mut self, more: impl Into<String>) -> &mut Line {
         match self.report.recording {
             Recording::None => self.warn(more),

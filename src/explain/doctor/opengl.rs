@@ -6,7 +6,8 @@ use crate::explain::doctor::{Host, Report, Topic, Verdict, listed};
 use crate::predict::abilities::Abilities;
 use crate::publish::gpus::load_driver;
 
-/// Returns the verdict for a missing part: a failure only if a device may hand over a dmabuf.
+/// Returns the verdict about a missing part of OpenGL, and a text to add to the line: a failure if
+/// a device of the host may hand over a dmabuf, otherwise a warning.
 fn serious(host: &Host) -> (Verdict, &'static str) {
     if host.has_dmabuf() {
         (Verdict::Fail, "")
@@ -79,7 +80,7 @@ fn access(host: &Host, path: &Path, driver: Option<&str>, report: &mut Report) {
     }
 }
 
-/// Checks the libraries that a render node needs.
+/// Checks whether an EGL library is installed, which QEMU's OpenGL needs.
 pub(super) fn libraries(host: &Host, report: &mut Report) {
     let mut check = report.check(Topic::OpenGl, "EGL");
     if host.egl_vendor {
@@ -108,7 +109,7 @@ pub(super) fn emulators(host: &Host, report: &mut Report) {
     }
 }
 
-/// Returns the frontends that have OpenGL.
+/// Returns QEMU's frontends with OpenGL; empty if QEMU's frontends are not known.
 fn with_opengl(abilities: &Abilities) -> Vec<&'static str> {
     let is_there = |frontend: &&str| {
         let frontends = abilities.frontends.as_ref();

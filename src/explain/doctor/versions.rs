@@ -7,7 +7,7 @@ use crate::predict::Program;
 use crate::predict::versions::{PCI_DISPLAY, REGION_FAULT, VNC_BINDS, newer};
 use crate::publish::inventory::DeviceEntry;
 
-/// Checks the versions: for known bugs, and for versions newer than gfxplane knows.
+/// Checks for bugs that concern this host, and for versions newer than gfxplane knows.
 pub(super) fn versions(host: &Host, report: &mut Report) {
     for (emulator, abilities) in &host.emulators {
         let what = format!("version of {}", emulator.display());

@@ -13,8 +13,8 @@ use crate::xml::{Edit, Element, escape};
 /// devices that get an alias from this plan.
 pub(super) struct Aliases {
     taken: HashSet<String>,
-    /// The number at which the search for a free alias continues, if the alias with the device's
-    /// own number is taken.
+    /// The number of the next alias to try for a device, if the alias with the device's own number
+    /// is taken.
     next: usize,
 }
 
@@ -89,8 +89,9 @@ impl<'d, 'a> Edits<'_, 'd, 'a> {
         self.edits.append(&mut edits);
     }
 
-    /// Adjusts the aliases in `qemu:override`. libvirt does not number a device that has an alias
-    /// of the user's, so the devices after it get other numbers.
+    /// Adjusts the aliases in `qemu:override` to those that libvirt will give. libvirt does not
+    /// number a device with an alias of the user's, so each new alias in `given` changes the
+    /// numbers of later devices.
     fn renumber(&self, given: &[(Element<'d, 'a>, String)], edits: &mut Vec<Edit>) {
         let given: HashMap<&Element<'d, 'a>, &String> = given
             .iter()
@@ -117,7 +118,7 @@ impl<'d, 'a> Edits<'_, 'd, 'a> {
         }
     }
 
-    /// Returns the prefix for QEMU's namespace with its colon, and whether it is declared.
+    /// Returns the prefix for QEMU's namespace with its colon, and whether the domain declares it.
     fn prefix(&self, overrides: Option<Element<'d, 'a>>) -> (String, bool) {
         if let Some(element) = overrides {
             return (prefix_of(element.name()), true);
@@ -140,9 +141,9 @@ impl<'d, 'a> Edits<'_, 'd, 'a> {
         (if taken { "libvirt-qemu:" } else { "qemu:" }.into(), false)
     }
 
-    /// Returns the alias by which `qemu:override` can name the hostdev. If the hostdev has none of
-    /// the user's (`ua-…`), adds an edit that gives it one, because libvirt keeps no other aliases.
-    /// With `keep_aliases`, returns the alias that the hostdev has.
+    /// Returns the alias by which `qemu:override` can name the hostdev. If the hostdev has no user
+    /// alias (`ua-…`), adds an edit that gives it one, because libvirt keeps no other aliases.
+    /// With `keep_aliases`, returns the alias that the hostdev already has.
     fn user_alias(&self, hostdev: &Hostdev<'_, '_>, edits: &mut Vec<Edit>) -> String {
         if self.how.keep_aliases || hostdev.has_user_alias() {
             return hostdev.alias.clone();
@@ -174,7 +175,7 @@ impl<'d, 'a> Edits<'_, 'd, 'a> {
         alias
     }
 
-    /// Removes properties, and the elements around them that become empty.
+    /// Removes the properties that have the value `None`, and elements that become empty.
     pub(super) fn take_out_properties(&mut self) {
         let mut aliases: HashMap<DeviceId, Vec<&str>> = HashMap::new();
         for hostdev in &self.domain.hostdevs {
@@ -229,8 +230,8 @@ impl<'d, 'a> Edits<'_, 'd, 'a> {
     }
 }
 
-/// Adds edits that remove the elements for which `goes` is true, and each element that then has
-/// nothing left in it, not even a comment. Returns whether the element itself is removed.
+/// Adds edits that remove the elements for which `goes` is true, and each element in which nothing
+/// is left by that, not even a comment. Returns whether `element` itself is removed.
 fn take_out(
     element: Element<'_, '_>,
     goes: &dyn Fn(&Element<'_, '_>) -> bool,
@@ -270,7 +271,7 @@ fn prefix_of(name: &str) -> String {
         .unwrap_or_default()
 }
 
-/// Returns the first `<qemu:frontend>` for each alias.
+/// Returns the first `<qemu:frontend>` in the overrides of each device, by the device's alias.
 fn frontends_of<'d, 'a>(overrides: Element<'d, 'a>) -> HashMap<String, Element<'d, 'a>> {
     let mut all = HashMap::new();
     for device in overrides.children() {

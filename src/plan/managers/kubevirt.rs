@@ -18,7 +18,7 @@ use crate::domain::Hostdev;
 /// The prefixes of a GPU's alias, after libvirt's `ua-`.
 const ALIASES: [&str; 2] = ["gpu-", "dra-gpu-"];
 
-/// The part of a VirtualMachineInstance that matters here: the names of the GPUs for which it says
+/// The part of a VirtualMachineInstance that matters here: the names of the GPUs that have
 /// `display.enabled: true`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Vmi {
@@ -59,8 +59,8 @@ impl Vmi {
         })
     }
 
-    /// Returns whether KubeVirt wants a device's display: that of a PCI GPU for which the instance
-    /// switches it on. KubeVirt before 1.9 does not write that.
+    /// Returns whether the instance asks for the display of this device, and the device is a PCI
+    /// GPU. KubeVirt before 1.9 does not switch on the displays of PCI GPUs.
     pub fn wants(&self, hostdev: &Hostdev<'_, '_>) -> bool {
         let alias = hostdev.element.child("alias");
         let alias = alias.and_then(|alias| alias.attribute("name"));

@@ -1,4 +1,4 @@
-//! Selects the user's arguments for QEMU that concern the devices in a trial.
+//! Selects the user's arguments for QEMU that concern the devices and screens in a trial.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ use crate::predict::words::is_in;
 /// The kinds of `-display` that open no port and do not use stdin.
 const DISPLAYS: [&str; 5] = ["dbus", "egl-headless", "gtk", "none", "sdl"];
 
-/// The decision about an option with a value.
+/// The decision whether a trial keeps an option and its value.
 enum Fate {
     /// The option is kept, with this value.
     Kept(String),
@@ -22,8 +22,8 @@ enum Fate {
     },
 }
 
-/// Returns the user's arguments for QEMU that concern the kept devices. Adds the others to
-/// `left_out`.
+/// Returns the user's arguments for QEMU that the trial keeps. Adds all others to `left_out`.
+/// `aliases` maps the alias of each kept device to its new alias.
 pub(super) fn arguments(
     domain: &Domain<'_, '_>,
     aliases: &BTreeMap<String, String>,

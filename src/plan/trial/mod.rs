@@ -1,8 +1,8 @@
 //! Prepares a trial, which shows whether a domain really starts, and interprets the answer.
 //!
-//! [`reduce`] makes the smallest domain that libvirt and QEMU treat as they treat the whole one:
-//! it has the vfio devices, the graphics and the video of the given XML. [`said`] compares the
-//! answer with the prediction. Nothing here starts a domain; `gfxplane verify` does.
+//! [`reduce`] makes the smallest domain for which libvirt and QEMU give the same answer as for the
+//! whole domain: it has the vfio devices, the graphics and the video of the given XML. [`said`]
+//! compares the answer with the prediction. `gfxplane verify` and the daemon start the domain.
 //!
 //! The reduced domain is written anew from a list of the parts that are kept, so that no other part
 //! (a password, a disk, a port) can slip in.

@@ -2,13 +2,12 @@
 
 use uuid::Uuid;
 
-/// The prefix of the names of all domains for trials. gfxplane's own hook must let
-/// these domains start without a wait, because `gfxplane verify` has already waited until their
-/// devices were free.
+/// The prefix of the names of all domains for trials. gfxplane's own hook must let these domains
+/// start without a wait, because a trial has already waited until its devices were free.
 pub(crate) const NAME: &str = "gfxplane-verify-";
 
-/// Returns the name of the trial's domain with this UUID. The name also marks the domain's log as
-/// ours.
+/// Returns the name of the trial's domain with this UUID. The name also shows that the log of the
+/// domain is gfxplane's.
 pub fn name(uuid: Uuid) -> String {
     format!("{NAME}{}", uuid.simple())
 }

@@ -14,12 +14,12 @@ use crate::plan::trial::writer::{Keep, Writer};
 use crate::predict::abilities::Abilities;
 use crate::xml::{Document, Element, XmlError};
 
-/// A small copy of a domain.
+/// A small copy of a domain, for a trial.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reduced {
-    /// The XML.
+    /// The XML of the copy.
     pub xml: String,
-    /// The parts that were left out and that the user may miss. Disks and the like are not listed.
+    /// The left-out parts that may interest the user. Disks and other devices are not listed.
     pub left_out: Vec<LeftOut>,
 }
 
@@ -35,7 +35,7 @@ pub struct LeftOut {
 /// The error for a text from which no domain for a trial can be made.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Irreducible {
-    /// The text is not well-formed, no domain, or XML that gfxplane refuses.
+    /// The text is not well-formed, is not a domain, or has XML that gfxplane refuses.
     #[error(transparent)]
     Xml(#[from] XmlError),
     /// QEMU does not run the domain.
@@ -48,18 +48,18 @@ pub enum Irreducible {
 /// Makes the domain for the trial, with this name and UUID. Only one part of `abilities` matters:
 /// the settings in qemu.conf for graphics without an address.
 ///
-/// Kept are type, architecture, machine, emulator and security labels; the vfio devices with
-/// display, ramfb, alias and rom; graphics with their types, GL and the way in which they listen;
-/// video; and what `qemu:override` and `qemu:commandline` say about these. Not kept, beside all
-/// other devices:
+/// The copy keeps type, architecture, machine, emulator, CPU mode and security labels; the vfio
+/// devices with display, ramfb, alias and rom; graphics with their types, GL, audio and the way in
+/// which they listen; video; and the parts of QEMU's namespace that concern these. Beside all other
+/// devices, the copy lacks:
 ///
 /// * passwords, fixed ports and addresses: graphics on TCP listen on 127.0.0.1, on a port that
 ///   libvirt chooses; libvirt also chooses the paths of sockets;
 /// * the firmware: a domain that is started paused runs none, and its NVRAM must not be touched;
 /// * memory, processors and pinning: 64 MiB and one processor are enough;
 /// * addresses of devices in the guest: QEMU makes its screens in the order of the devices;
-/// * `managed='yes'`: with it, libvirt would take a device away from the host. The caller has to
-///   make sure that the devices are ready.
+/// * `managed='yes'`: libvirt would take a device away from the host. The caller has to make sure
+///   that the devices are ready.
 ///
 /// # Errors
 /// [`Irreducible`], with the place if it is known.
@@ -235,8 +235,8 @@ fn devices(out: &mut Writer, domain: &Domain<'_, '_>, abilities: &Abilities) {
 const LOCAL: [(&str, &str); 2] = [("type", "address"), ("address", "127.0.0.1")];
 
 /// Writes a copy of graphics that other hosts can't reach: graphics that listen on an address or a
-/// network listen on 127.0.0.1 instead. Graphics on a UNIX socket stay on one, and graphics
-/// that listen nowhere still do.
+/// network listen on 127.0.0.1 instead. The copy of graphics on a UNIX socket has a socket, too,
+/// and the copy of graphics that listen nowhere listens nowhere.
 fn graphics(out: &mut Writer, graphics: &Graphics<'_, '_>, abilities: &Abilities) {
     let element = graphics.element;
     let attribute = |name: &str| element.attribute(name).map(std::borrow::Cow::into_owned);
@@ -283,8 +283,8 @@ fn graphics(out: &mut Writer, graphics: &Graphics<'_, '_>, abilities: &Abilities
     out.wrap("graphics", &attributes, &inner);
 }
 
-/// Writes the audio to which graphics refer. Audio that would use the host's sound becomes audio of
-/// type `none`.
+/// Writes each `<audio>` to which graphics refer. An `<audio>` that would use the host's sound gets
+/// the type `none`.
 fn audio(out: &mut Writer, domain: &Domain<'_, '_>) {
     let id = |element: Element<'_, '_>| element.attribute("id").map(std::borrow::Cow::into_owned);
     let wanted: Vec<String> = domain
@@ -349,8 +349,8 @@ fn hostdev(out: &mut Writer, hostdev: &Hostdev<'_, '_>) {
     out.close("hostdev");
 }
 
-/// Returns the new alias of each kept device, by its alias in the whole domain: without the other
-/// devices, libvirt numbers hostdevs anew ([`crate::domain::Hostdev::alias`]).
+/// Returns the new alias of each hostdev and video card, by its alias in the whole domain. Without
+/// the other devices, libvirt numbers hostdevs differently ([`crate::domain::Hostdev::alias`]).
 fn aliases(domain: &Domain<'_, '_>) -> BTreeMap<String, String> {
     let old = domain.hostdevs.iter().map(|hostdev| hostdev.alias.clone());
     let own = domain.hostdevs.iter();
@@ -370,7 +370,7 @@ fn aliases(domain: &Domain<'_, '_>) -> BTreeMap<String, String> {
     all
 }
 
-/// Writes the elements of QEMU's namespace that are kept.
+/// Returns the elements of QEMU's namespace for the copy. Adds dropped arguments to `left_out`.
 fn qemu(
     domain: &Domain<'_, '_>,
     aliases: &BTreeMap<String, String>,

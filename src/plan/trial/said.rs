@@ -1,24 +1,24 @@
-//! Compares what libvirt and QEMU said with the prediction.
+//! Interprets the answer of libvirt and QEMU to a start, and compares it with the prediction.
 
 use crate::device::facts::{Display, Reason};
 use crate::plan::{Plan, Topic, words};
 use crate::predict::{Outcome, words as words_of_qemu};
 
-/// The subject of an answer of libvirt's or QEMU's.
+/// The subject of libvirt's or QEMU's answer to a start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Answers {
     /// The answer is about the domain.
     TheDomain,
-    /// The answer is about a device that is in use, and says nothing about the domain.
+    /// The answer is about a device that is in use, so the domain itself was not judged.
     InUse,
-    /// The answer is about a device that has disappeared meanwhile.
+    /// The answer is about a device that has disappeared.
     Gone,
 }
 
 /// Returns the subject of a message.
 ///
-/// In use: libvirt src/hypervisor/virhostdev.c ("… is in use by driver QEMU, domain …"); QEMU
-/// hw/vfio/container.c and iommufd.c, with the kernel's EBUSY.
+/// Messages about devices in use: libvirt src/hypervisor/virhostdev.c ("… is in use by driver
+/// QEMU, domain …"); QEMU hw/vfio/container.c and iommufd.c, with the kernel's EBUSY.
 pub(crate) fn about(message: &str) -> Answers {
     let has = |text: &str| message.contains(text);
     let vfio = has("vfio") || has("iommufd");
@@ -31,8 +31,8 @@ pub(crate) fn about(message: &str) -> Answers {
     }
 }
 
-/// Returns whether a refusal is about the accelerator (KVM or TCG). Such a refusal is about no
-/// device, because QEMU has not opened one yet.
+/// Returns whether a refusal is about the accelerator (KVM or TCG). QEMU has not opened a device
+/// at that time, so the refusal says nothing about devices.
 ///
 /// QEMU: system/vl.c, `do_configure_accelerator`; accel/kvm/kvm-all.c, `kvm_init`. libvirt:
 /// src/qemu/qemu_capabilities.c, `virQEMUCapsCacheLookupDefault`, and the check of a domain's
@@ -50,11 +50,11 @@ pub(crate) fn is_of_accelerator(message: &str) -> bool {
     .any(|words| message.contains(words))
 }
 
-/// Returns the display of QEMU's only vfio device, which has `display=on`, as a QEMU without OpenGL
-/// shows it. `message` is the refusal; `None` if QEMU started.
+/// Returns the display of a device, from a start of a QEMU without OpenGL that has only this vfio
+/// device, with `display=on`. `message` is QEMU's refusal; `None` if QEMU started.
 ///
 /// QEMU asks the device for dmabuf first, and refuses a dmabuf for lack of OpenGL. So if QEMU
-/// starts, the screen is a region. Any other message says why the device could not be asked.
+/// starts, the display is a region. Any other message becomes the reason for [`Display::Unknown`].
 pub fn display(message: Option<&str>) -> Display {
     let Some(message) = message else {
         return Display::from_answers(false, true);
@@ -80,8 +80,8 @@ pub fn display(message: Option<&str>) -> Display {
     })
 }
 
-/// Returns QEMU's messages from its output. Warnings and the line about the VNC server are left out
-/// if there is anything else.
+/// Returns QEMU's messages from its output, without empty lines. Also leaves out warnings and the
+/// line about the VNC server, unless the output has nothing else.
 pub fn words_of(printed: &str) -> String {
     let lines: Vec<&str> = printed
         .lines()
@@ -96,12 +96,13 @@ pub fn words_of(printed: &str) -> String {
     if grave.is_empty() { lines } else { grave }.join("\n")
 }
 
-/// Returns what an answer means, in sentences: whether it was predicted, its reason, and what
-/// `gfxplane fixup` would do. Returns nothing if nothing was predicted.
+/// Returns the meaning of an answer, in sentences: whether it was predicted, its reason, and what
+/// `gfxplane fixup` would do. Empty if there was no prediction, or if the domain starts as
+/// predicted.
 ///
 /// `message` is the refusal; `None` if the domain starts. `plan` is the plan for the whole domain
-/// as it is; `None` if nothing was predicted. `better` is the plan with all changes that the policy
-/// allows. `missing` are the parts that were left out and may explain a difference.
+/// as it is; `None` if there was no prediction. `better` is the plan with all changes that the
+/// policy allows. `missing` are the left-out parts that may explain a wrong prediction.
 pub fn explain(
     message: Option<&str>,
     plan: Option<&Plan>,
@@ -161,7 +162,7 @@ pub fn explain(
     said
 }
 
-/// Returns the changes that fixup would make, with their reasons, and what the user can do.
+/// Returns the changes that fixup would make, and the notes about the start with their fixes.
 fn fixes(better: &Plan) -> Vec<String> {
     let mut said: Vec<String> = better
         .changes

@@ -1,4 +1,4 @@
-//! Writes XML that keeps only listed parts of other XML.
+//! Writes copies of XML elements that keep only listed parts.
 
 use crate::xml::{Element, escape};
 
@@ -19,7 +19,7 @@ impl Keep {
     }
 }
 
-/// Writes XML in the form in which libvirt prints it.
+/// Writes XML with libvirt's indentation and quotes.
 #[derive(Default)]
 pub(super) struct Writer {
     pub(super) text: String,
@@ -65,7 +65,7 @@ impl Writer {
         self.text.push_str(&format!(">{}</{name}>\n", escape(text)));
     }
 
-    /// Writes a copy of an element, with the parts that are kept.
+    /// Writes a copy of an element that has only the parts in `keep`.
     pub(super) fn copy(&mut self, element: Element<'_, '_>, keep: &Keep) {
         let values: Vec<(&str, String)> = keep
             .attributes
@@ -91,7 +91,7 @@ impl Writer {
         self.wrap(keep.name, &attributes, &inner);
     }
 
-    /// Writes an element around what another writer has written.
+    /// Writes an element whose content is the text of `inner`.
     pub(super) fn wrap(&mut self, name: &str, attributes: &[(&str, &str)], inner: &Writer) {
         if inner.text.is_empty() {
             self.empty(name, attributes);

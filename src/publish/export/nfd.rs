@@ -7,17 +7,17 @@ use crate::host::log::rfc3339;
 use crate::publish::export::displays_of_types;
 use crate::publish::inventory::Inventory;
 
-/// The namespace of the labels. Each label names it, because NFD may be set to add none (its
-/// feature gate `DisableAutoPrefix`).
+/// The namespace of the labels. Each label names it, because NFD may be configured to add no
+/// namespace (its feature gate `DisableAutoPrefix`).
 const NAMESPACE: &str = "feature.node.kubernetes.io";
 
-/// The size in bytes from which NFD ignores a file (its source/local/local.go,
+/// The greatest size, in bytes, of a file that NFD reads (its source/local/local.go,
 /// `MaxFeatureFileSize`).
 const MOST: usize = 65536;
 
 /// Returns a label `gfxplane.type.TYPE=region|dmabuf|dmabuf-region|none` for each type of this host
-/// whose display is known. Also returns why other types are left out. NFD drops the labels at
-/// `expiry`, in seconds since 1970.
+/// whose display is known. Also returns a reason for each known type without a label. NFD drops the
+/// labels at `expiry`, in seconds since 1970.
 pub(crate) fn nfd(inventory: &Inventory, expiry: u64) -> (String, Vec<String>) {
     let mut text = format!("# +expiry-time={}\n", rfc3339(expiry));
     let (types, mut left_out) = displays_of_types(inventory);
@@ -42,8 +42,8 @@ pub(crate) fn nfd(inventory: &Inventory, expiry: u64) -> (String, Vec<String>) {
 }
 
 /// Returns the name of a type's label. Kubernetes allows letters, digits, `-`, `_` and `.`, with a
-/// letter or digit at the end. Any other character becomes `-`; `-`, `_` and `.` at the end are
-/// dropped.
+/// letter or digit at the end. So any other character becomes `-`, and `-`, `_` and `.` are removed
+/// from the end.
 fn label_name(type_id: &str) -> String {
     let fits = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
     let name = format!("gfxplane.type.{}", type_id.replace(|c| !fits(c), "-"));

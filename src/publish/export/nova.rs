@@ -12,15 +12,15 @@ use crate::publish::node_device::name_of;
 const LONGEST: usize = 200;
 
 /// Returns a provider.yaml that gives traits to the children of the compute node `node`:
-/// `CUSTOM_GFXPLANE_REGION`, `…_DMABUF`, `…_DMABUF_REGION` or `…_NONE`. Also returns why devices
-/// are left out: a trait must be true of everything that a provider offers.
+/// `CUSTOM_GFXPLANE_REGION`, `…_DMABUF`, `…_DMABUF_REGION` or `…_NONE`. Also returns a reason for
+/// each child that is left out: a trait must be true of everything that a provider offers.
 ///
 /// A GPU with mediated devices is the child `NODE_pci_0000_41_00_0` (nova/virt/libvirt/driver.py,
 /// `_update_provider_tree_for_vgpu`). A PCI device is `NODE_0000:41:00.0`, and virtual functions
 /// are inventory of their physical function's provider (nova/compute/pci_placement_translator.py).
-/// Nova ignores providers that it does not know. A file that it can't read, or a provider that two
-/// files name, keeps nova-compute from starting. So this file names each child once, and never the
-/// node itself.
+/// Nova ignores providers that it does not know. But nova-compute does not start if it can't read a
+/// file, or if two files name one provider. So this file names each child once, and never the node
+/// itself, which another file may name.
 pub(crate) fn nova(sources: &Sources, inventory: &Inventory, node: &str) -> (String, Vec<String>) {
     let mut children: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     let mut add = |name: String, words: Vec<&str>| {

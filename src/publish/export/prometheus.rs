@@ -9,18 +9,18 @@ use crate::device::id::DeviceId;
 use crate::publish::inventory::{Inventory, State};
 use crate::publish::overview::Summary;
 
-/// The facts in the metrics that are not in the inventory.
+/// The facts for the metrics that are not in the inventory.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Told {
     /// The numbers of guests and screens; `None` if this host's guests are not known.
     pub guests: Option<Summary>,
-    /// The number of entries in the log by event and part; `None` if the log can't be read.
+    /// The number of log entries by event and gfxplane's part; `None` if the log can't be read.
     pub acts: Option<BTreeMap<(String, String), usize>>,
-    /// The time of each device's record, in seconds since 1970.
+    /// The time at which each device was asked, in seconds since 1970.
     pub records: BTreeMap<DeviceId, u64>,
 }
 
-/// Returns the metrics of a host. All are gauges, because each number may fall.
+/// Returns the metrics of a host. All metrics are gauges, because each number may decrease.
 pub(crate) fn prometheus(inventory: &Inventory, told: &Told) -> String {
     let (devices, failures) = counted(inventory);
     let mut text = String::new();
@@ -92,7 +92,7 @@ pub(crate) fn prometheus(inventory: &Inventory, told: &Told) -> String {
     text
 }
 
-/// Counts devices by display, evidence and state, and probes without an answer by reason.
+/// Counts devices by display, evidence and state, and devices without an answer by reason.
 fn counted(inventory: &Inventory) -> (BTreeMap<[String; 3], usize>, BTreeMap<[String; 1], usize>) {
     let mut devices: BTreeMap<[String; 3], usize> = BTreeMap::new();
     let mut failures: BTreeMap<[String; 1], usize> = BTreeMap::new();

@@ -1,4 +1,4 @@
-//! Reads the sources of knowledge about a whole host, or about its devices one by one.
+//! Reads the files from which the inventory is made, for a whole host or for one device at a time.
 
 use std::cell::{OnceCell, RefCell};
 use std::collections::HashMap;
@@ -21,13 +21,13 @@ use crate::predict::screens::{Here, Known};
 pub struct Memory {
     /// The records of devices that were probed.
     pub devices: HashMap<DeviceId, Record>,
-    /// QEMU's statements about devices. They are no evidence about types.
+    /// The records of displays that were learned from QEMU. They are no evidence about types.
     pub qemu: HashMap<DeviceId, Record>,
-    /// The records of types, by type id.
+    /// The records of types, by type id. Each comes from a device of the type that answered.
     pub types: HashMap<String, Record>,
 }
 
-/// Everything that is read from a host.
+/// Everything that is read from a host to make its inventory.
 #[derive(Debug, Clone)]
 pub struct Sources {
     /// The devices in the host's sysfs.
@@ -41,7 +41,7 @@ pub struct Sources {
 }
 
 impl Sources {
-    /// Reads a whole host. The warnings are in `host`.
+    /// Reads a whole host. Puts the warnings into `host.warnings`.
     pub fn read(root: &Root) -> Self {
         let mut warnings = Vec::new();
         let rules = settings::rules(root, &mut warnings);
@@ -96,21 +96,21 @@ fn remember(
     memory
 }
 
-/// Reads the devices of one host, one by one.
+/// A reader of single devices of one host.
 ///
 /// The files that concern all devices (rules, mdevctl's definitions) are read once, when they are
 /// first needed: a domain may name thousands of devices.
 #[derive(Debug)]
 pub struct Reading {
     root: Root,
-    /// The rules, read once. Also holds the files about one device, which each call replaces.
+    /// The rules, which are read once, and the sources about the device that was read last.
     sources: OnceCell<RefCell<Sources>>,
     definitions: OnceCell<HashMap<Uuid, Definition>>,
     whole: OnceCell<Sources>,
 }
 
 impl Reading {
-    /// Makes a reading of this host. Nothing is read yet.
+    /// Makes a reader of this host. Nothing is read yet.
     pub fn new(root: &Root) -> Self {
         Reading {
             root: root.clone(),
@@ -120,10 +120,10 @@ impl Reading {
         }
     }
 
-    /// Returns what is known about one device, active or defined.
+    /// Returns what is known about one device, whether it is active, defined or neither.
     ///
-    /// The whole host is read only for a device that exists only as mdevctl's definition, because
-    /// other devices may tell about its type.
+    /// Reads the whole host only for a device that is defined, but not active: other devices may
+    /// be evidence about its type.
     pub fn known(&self, id: DeviceId, warnings: &mut Vec<Warning>) -> Known {
         let root = &self.root;
         let sources = self
@@ -158,8 +158,8 @@ impl Reading {
         }
     }
 
-    /// Returns whether mdevctl has a definition of the device. Call [`Reading::known`] for an
-    /// inactive device before: it reads the definitions.
+    /// Returns whether mdevctl has a definition of the device. For an inactive device, call
+    /// [`Reading::known`] first, because it reads the definitions.
     pub(crate) fn is_defined(&self, id: DeviceId) -> bool {
         let DeviceId::Mdev(uuid) = id else {
             return false;
@@ -170,7 +170,7 @@ impl Reading {
 }
 
 impl Sources {
-    /// Makes sources that have only the rules.
+    /// Reads the rules, and makes sources that have nothing else.
     fn with_rules(root: &Root, warnings: &mut Vec<Warning>) -> Self {
         Sources {
             host: Host::default(),
@@ -180,7 +180,7 @@ impl Sources {
         }
     }
 
-    /// Reads the sources about one active device. The device is `None` if it does not exist.
+    /// Reads the rules and the sources about one device. The device is `None` if it is not active.
     pub fn read_device(root: &Root, id: DeviceId) -> (Self, Option<Device>) {
         let mut warnings = Vec::new();
         let mut sources = Self::with_rules(root, &mut warnings);
@@ -189,8 +189,8 @@ impl Sources {
         (sources, device)
     }
 
-    /// Replaces the sources about the last device by those about another. Returns `None` if that
-    /// device does not exist.
+    /// Reads the sources about the device `id` in place of the sources about the last device.
+    /// Returns `None` if the device is not active.
     fn turn_to(
         &mut self,
         root: &Root,
@@ -206,12 +206,12 @@ impl Sources {
     }
 }
 
-/// Returns what the record of an active mediated device says, with as few system calls as possible.
-/// `None` if it has no record, or if the record is no longer valid.
+/// Returns what is known from the record of a mediated device, with as few system calls as
+/// possible. `None` for a PCI device or an inactive device, and without a valid record.
 ///
-/// [`Reading::known`] returns the same, unless the record has no answer, or the kernel has
-/// attributes about displays. QEMU's statements are not read, because a record with an answer
-/// outranks them.
+/// [`Reading::known`] returns the same knowledge if the record has an answer and the kernel has no
+/// attributes about displays. Displays that were learned from QEMU are not read, because a record
+/// with an answer outranks them.
 pub fn recorded(root: &Root, id: DeviceId, warnings: &mut Vec<Warning>) -> Option<Known> {
     let DeviceId::Mdev(_) = id else {
         return None;

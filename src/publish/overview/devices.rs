@@ -1,4 +1,4 @@
-//! The lines about devices: what is known about each display, and what is wrong.
+//! Makes the lines about devices, with their displays and problems.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -22,9 +22,9 @@ pub(super) fn is_bare(given: Given<'_>, entry: &DeviceEntry) -> bool {
     functions.any(|one| DeviceId::Pci(one.address) == entry.id && one.vgpu_type == Some(0))
 }
 
-/// Adds the card itself and its virtual functions to the card's lines, unless they have a line as
-/// vfio devices. A function is added if a guest has it, or with `--all`; the card only if a guest
-/// has it.
+/// Adds lines about the card itself and its virtual functions to the card's line. Omits those in
+/// `placed`, which already have a line as vfio devices. Adds the card only if a guest has it, and a
+/// virtual function if a guest has it or with `--all`.
 pub(super) fn functions(
     given: Given<'_>,
     gpu: &Gpu,
@@ -60,7 +60,7 @@ pub(super) fn functions(
     }
 }
 
-/// Returns the line about a device of this host.
+/// Returns the line about a device of this host. `guests` are the guests that have the device.
 pub(super) fn device(given: Given<'_>, entry: &DeviceEntry, guests: Vec<GuestEntry>) -> DeviceLine {
     let display = &entry.finding.facts.display;
     let lacks_kvm = given.around.lacks_kvm(entry);

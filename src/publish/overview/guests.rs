@@ -1,4 +1,4 @@
-//! The entries of the guests: whether each starts, which graphics show its screens, and the fixes.
+//! Makes the entries of guests: whether they start, which graphics show their screens, and fixes.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,8 +13,8 @@ use crate::predict::screens::{Here, Screens, Vgpu};
 use crate::predict::{About, Outcome, Refusal, Shown};
 use crate::publish::inventory::State;
 
-/// Returns the entries of one domain, by device, and counts the domain in `summary`. Returns
-/// nothing for a domain without vfio devices, or with such devices only in QEMU's arguments.
+/// Returns the entries of one domain, each with its device, and counts the domain in `summary`.
+/// Returns none for a domain that has no vfio devices, or has them only in QEMU's arguments.
 pub(super) fn entries(
     given: Given<'_>,
     domain: &Defined,
@@ -54,8 +54,8 @@ pub(super) fn entries(
     below_devices(&seen, starts, summary)
 }
 
-/// Returns one entry for each device of a domain, or one without a device if its hostdevs name
-/// none.
+/// Returns one entry for each device of a domain. If the domain's hostdevs name no device, returns
+/// one entry without a device.
 fn below_devices(
     seen: &Seen<'_>,
     starts: &'static str,
@@ -93,7 +93,7 @@ fn below_devices(
     found
 }
 
-/// Returns an entry in which no screen is shown.
+/// Returns an entry of a domain whose screens nothing shows.
 fn entry(domain: &Defined, starts: Option<&'static str>, problems: Vec<Problem>) -> GuestEntry {
     GuestEntry {
         name: domain.name.clone(),
@@ -105,8 +105,8 @@ fn entry(domain: &Defined, starts: Option<&'static str>, problems: Vec<Problem>)
     }
 }
 
-/// Returns the entries of a domain whose XML can't be read: one for each device that its text
-/// names, or one without a device.
+/// Returns the entries of a domain whose XML can't be read: one for each device that the XML
+/// names. If the XML names none, returns one entry without a device.
 fn unreadable(
     domain: &Defined,
     why: &str,
@@ -141,8 +141,8 @@ struct Seen<'s> {
 }
 
 impl Seen<'_> {
-    /// Returns the problems of the domain, by the device that they are about. `None` stands for the
-    /// domain as a whole.
+    /// Returns the problems of the domain, each by the device of `ids` that it is about. The key
+    /// `None` has the problems of the domain as a whole.
     fn of_domain(&self, ids: &BTreeSet<DeviceId>) -> BTreeMap<Option<DeviceId>, Vec<Problem>> {
         let place = |about: &About| match about {
             About::Device(id) if ids.contains(id) => Some(*id),
@@ -190,7 +190,7 @@ impl Seen<'_> {
         found
     }
 
-    /// Returns the command that makes the changes that need no consent; `None` if there are none.
+    /// Returns the fixup command that makes the changes of `better`; `None` if there are none.
     fn fixup(&self) -> Option<String> {
         let changes = &self.better?.changes;
         let changes: Vec<String> = changes.iter().map(|one| words(&one.action)).collect();
@@ -213,7 +213,7 @@ impl Seen<'_> {
         fixes
     }
 
-    /// Returns the problems of one device's screen, and counts a dark screen in `summary`.
+    /// Returns the problems of one device's screen. Counts the screen in `summary` if it is dark.
     fn of_device(
         &self,
         vgpu: &Vgpu,
@@ -244,7 +244,8 @@ impl Seen<'_> {
         off.map(problem).into_iter().collect()
     }
 
-    /// Returns the command that shows a screen. `None` unless spice or VNC shows it.
+    /// Returns the command that starts the guest if needed and shows a screen; `None` unless Spice
+    /// or VNC shows it.
     fn look(&self, shown_by: &[(GraphicsType, Shown)]) -> Option<String> {
         let (names, guest) = (&self.names, self.names.domain());
         let (kind, _) = shown_by
@@ -264,7 +265,7 @@ impl Seen<'_> {
     }
 }
 
-/// Returns whether a viewer needs a file descriptor from libvirt (`--attach`).
+/// Returns whether virt-viewer needs `--attach`, because these graphics have no port for it.
 fn is_local(screens: &Screens, kind: GraphicsType) -> bool {
     let mut frontends = screens.frontends.iter();
     let frontend = frontends.find(|frontend| frontend.kind == kind);
