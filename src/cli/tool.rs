@@ -180,8 +180,8 @@ pub fn run(arguments: Arguments, libvirt: Arc<dyn Libvirt>) -> anyhow::Result<En
     flushed.and(end).map_err(unwritten)
 }
 
-/// Returns the error for an output that can't be written, and any other error as it is. Any other
-/// error of the system has a context when a verb returns it.
+/// Returns the error for an output that can't be written: an [`std::io::Error`] without a context,
+/// which verbs give to any other. Any other error, or that of a closed pipe, stays as it is.
 fn unwritten(error: anyhow::Error) -> anyhow::Error {
     match error.downcast_ref::<std::io::Error>() {
         Some(lost) if lost.kind() != std::io::ErrorKind::BrokenPipe => {
