@@ -243,7 +243,7 @@ impl Check {
             page.words(Some(summary.verdict(failed.len())), 0, &summary.line(), "");
             page.print(out)?;
         }
-        // The domain that could be looked at least decides the exit code.
+        // The error with the highest exit code decides how the command ends.
         match failed.into_iter().max_by_key(code) {
             Some(error) => Err(error),
             None => Ok(End::of(!refused)),
@@ -275,7 +275,7 @@ impl SubjectArgs {
         let text = self.read(context)?;
         let policy = surroundings.policy();
         let fix = |wishes| refused(&self.subject, fix(&text, &surroundings, &policy, wishes));
-        // The policy's changes are for the end.
+        // The changes that the policy asks for come last, as a hint.
         let (fixed, better) = (fix(&Wishes::as_it_is())?, fix(&self.wishes())?);
         surroundings.warn();
         let plan = fixed.plan.as_ref();

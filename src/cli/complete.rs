@@ -112,7 +112,7 @@ impl Line {
             .mut_args(with)
             .mut_subcommands(|verb| verb.mut_args(with));
         let here = std::env::current_dir().ok();
-        // The shell would not take such a tilde for a home.
+        // The shell does not replace a quoted tilde by a home directory, but `complete` would.
         let begins = self.words[self.place].to_string_lossy().starts_with('~');
         if begins && self.typed.as_ref().is_some_and(|typed| !typed.is_home) {
             return Ok(End::Done);
@@ -121,7 +121,7 @@ impl Line {
         let mut out = io::stdout().lock();
         for candidate in found.iter().filter(|candidate| !candidate.is_hide_set()) {
             let word = candidate.get_value().to_string_lossy();
-            // Such a word can't be typed in a shell.
+            // A word with such characters can't be typed in a shell.
             if !word.chars().all(is_harmless) {
                 continue;
             }

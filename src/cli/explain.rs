@@ -184,7 +184,7 @@ impl Explain {
         if context.root.is_recorded() {
             return Ok(None);
         }
-        // Without libvirt, the message is still explained, but for no domain.
+        // Without libvirt, the message is still explained, but not for a domain.
         let by_name = message.and_then(domain_of);
         let device = found.iter().find_map(|found| found.device);
         let of_libvirt = match (by_name, device) {

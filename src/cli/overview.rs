@@ -330,7 +330,7 @@ fn headline(overview: &Overview) -> String {
 /// Returns the lines of the overview, in groups: one for each graphics card.
 fn groups(overview: &Overview) -> Vec<Vec<Row>> {
     let mut groups: Vec<Vec<Row>> = Vec::new();
-    // A reason that is no problem is in the first line.
+    // If the reason is no problem, it is already in the first line.
     if let Some(problem) = overview
         .guests_unknown
         .as_ref()

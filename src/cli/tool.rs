@@ -126,7 +126,7 @@ pub fn run(arguments: Arguments, libvirt: Arc<dyn Libvirt>) -> anyhow::Result<En
         arguments.verb,
         Some(Verb::Undo(_) | Verb::NodedevDumpxml(_) | Verb::Export(_))
     );
-    // These may have colours. They let nothing of others through that a terminal acts on.
+    // These may print colours. They make texts from elsewhere harmless for a terminal themselves.
     let is_page = match &arguments.verb {
         None => true,
         Some(Verb::Rules(rules)) => !rules.export,

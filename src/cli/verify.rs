@@ -154,7 +154,7 @@ fn try_it(
         uuid,
         devices: &devices,
     };
-    // The user knows better whether a start is still under way.
+    // A mark of a start does not stop this trial: the user knows whether a start is under way.
     let start = copy.start_by(context.libvirt.as_ref(), limit, &|| Ok(()));
     Ok(start.map_err(Failure::from)?)
 }

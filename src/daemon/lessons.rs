@@ -82,7 +82,7 @@ pub(crate) fn learn_from(root: &Root, domain: Logged<'_>) -> Result<Vec<Learned>
         log.map_err(Unlearned::Problem)?
             .ok_or_else(|| nothing("it has no log"))
     };
-    // libvirt is asked after the log was read, because that may be the log of a start under way.
+    // This asks libvirt only after it has read the log, which may be that of a start under way.
     let before = began(&log()?);
     let runs = runs(domain.libvirt, domain.uuid);
     let runs = runs.map_err(|error| Unlearned::Problem(error.to_string()))?;

@@ -85,7 +85,7 @@ impl Journal {
 
     /// Writes a line to the journal. The priority `Error` means that something is lost or broken.
     pub(super) fn say(&self, priority: Priority, text: &str) {
-        // A name may contain anything. The text must stay one line, on which no terminal acts.
+        // A name may contain anything. The text must stay one line, and harmless for a terminal.
         let text = plain(&text.replace(['\n', '\t'], " "));
         let mut err = io::stderr().lock();
         let _ = if self.with_priority {

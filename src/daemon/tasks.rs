@@ -30,7 +30,7 @@ impl Daemon<'_> {
     }
 
     pub(super) fn add(&mut self, task: Task) {
-        // A domain that is not quiet yet is looked at only when it is.
+        // A domain that somebody is changing is looked at only when it is quiet.
         let waiting = self.domains.known(task.uuid).and_then(|domain| domain.loud);
         let waiting = waiting.and_then(|loud| self.later.get_mut(&(loud.until, task.uuid)));
         let mut tasks = self.tasks.iter_mut();

@@ -116,10 +116,11 @@ fn open_and_ask(
     if kvm {
         vm = Some(Vm::of(root, prepared.file.as_fd(), tell)?);
     }
-    // The group and the node stay open in between. A second open is a complete one (vfio_main.c,
-    // `vfio_df_open`, counts only successful ones). Nobody can open the group before it. A failed
-    // bind releases the group (device_cdev.c, `vfio_device_unblock_group`). If somebody opens the
-    // group in between, they have the device, and the second bind reports it as in use.
+    // The group or the node stays open in between. The second open is a complete one (vfio_main.c,
+    // `vfio_df_open`, counts only successful ones). A group can't be opened by anybody else in
+    // between. But a failed bind of a node releases the group (device_cdev.c,
+    // `vfio_device_unblock_group`): if somebody then opens it, they have the device, and the second
+    // bind reports it as in use.
     let device = match open(tell) {
         Err(failure) if failure.reason == Reason::NeedsVm && vm.is_none() => {
             vm = Some(Vm::of(root, prepared.file.as_fd(), tell)?);

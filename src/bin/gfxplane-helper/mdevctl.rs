@@ -105,8 +105,8 @@ fn notify(root: &Root, call: &Call, action: &str) -> u8 {
             alarm::set(LIMIT + deadline.as_secs() as u32);
             let limit = Instant::now() + deadline;
             // udev's rule for a parent runs `start-parent-mdevs`, and udev handles no event of a
-            // device while it runs the rules of its parent. So a wait would be in vain. No domain
-            // is started then.
+            // device while it runs the rules of its parent. So it is useless to wait then. No
+            // domain is started at that time.
             let by_udev = verb(&caller()) == Some(b"start-parent-mdevs");
             let known = by_udev || udev::wait_for_udev(root, id, caller_started(), limit);
             match run::wait_until_free(root, id, limit) {

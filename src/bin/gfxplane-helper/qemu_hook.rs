@@ -76,7 +76,7 @@ fn look(root: &Root, operation: &OsStr) -> Option<u8> {
         return None;
     }
     let config = config(root);
-    // This happens even if the hook is off: no start may meet a probe of ours, and only this tells
+    // This is done even if the hook is off: no start may meet a probe of ours, and only this tells
     // the daemon that a domain has ended.
     match operation {
         Operation::Prepare => {

@@ -278,7 +278,7 @@ impl Writer {
             self.text += &format!("  <name>domain-{number}</name>\n");
             self.text += &format!("  <uuid>00000000-0000-4000-8000-{number:012}</uuid>\n");
         }
-        // The source of any other hostdev stays empty.
+        // A hostdev of another type keeps its source, but nothing in it.
         let is_other = path == "devices/hostdev/source" && {
             let hostdev = element.parent();
             let kind = hostdev.and_then(|hostdev| hostdev.attribute("type"));
