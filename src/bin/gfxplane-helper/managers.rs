@@ -48,8 +48,8 @@ pub(crate) enum Call<'a> {
 }
 
 impl<'a> Call<'a> {
-    /// Returns the manager's call, which shows in the name by which we are called, in the directory
-    /// of our link, or in the first argument. `None` if no manager calls.
+    /// Reads the manager's call from the name by which we are called, the directory of our link, or
+    /// the first argument. `None` if no manager calls.
     pub(crate) fn parse(program: &OsStr, arguments: &'a [OsString]) -> Option<Self> {
         let path = Path::new(program);
         let directory = path.parent().and_then(Path::file_name);
@@ -152,8 +152,7 @@ fn vmi(given: Option<&[u8]>) -> Result<Vmi, String> {
     Vmi::parse(text).map_err(|error| format!("--vmi: {error}"))
 }
 
-/// Runs `hook` on the file that vdsm names in the environment variable `variable`. Returns the exit
-/// code, which is always success.
+/// Runs `hook` on the file that vdsm names in the environment `variable`. Always returns success.
 fn of_vdsm(variable: &str, hook: impl FnOnce(&Path) -> Result<(), String>) -> u8 {
     match std::env::var_os(variable).filter(|path| !path.is_empty()) {
         None => say(&format!(

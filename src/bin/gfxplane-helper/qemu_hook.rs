@@ -48,8 +48,8 @@ const HOSTDEV: &[u8] = b"<hostdev";
 /// `<28>`: facility daemon, warning (RFC 3164).
 const JOURNAL: &str = "<28>gfxplane: ";
 
-/// Runs the hook and returns the exit code. `operation` is libvirt's second argument. The hook
-/// needs no other argument, because the XML on stdin has the rest.
+/// Runs the hook and returns the exit code. `operation` is libvirt's second argument. The other
+/// arguments add nothing to the XML on stdin.
 pub(crate) fn run(root: &Root, operation: &OsStr) -> u8 {
     // SIGALRM ends us, which is no veto: the domain starts.
     alarm::set(LIMIT);
@@ -164,8 +164,8 @@ fn answer(root: &Root, domain: &Domain<'_, '_>, verdict: Verdict) -> u8 {
     }
 }
 
-/// Sets the alarm. Starts a thread that writes to the journal, shortly before the alarm, that the
-/// domain starts unchecked. Without the thread, there is no line.
+/// Sets the alarm. Starts a thread that warns in the journal, shortly before the alarm, that the
+/// domain starts unchecked. If there can be no thread, there is no warning.
 fn say_when_late(root: &Root, domain: &Domain<'_, '_>) {
     alarm::set(LIMIT);
     let name = operand(domain.name.as_deref(), domain.uuid);
@@ -261,9 +261,9 @@ struct ThisHost<'r> {
 }
 
 impl Surroundings for ThisHost<'_> {
-    /// Returns what the valid record of a device says, without reading rules and types. Reads these
-    /// as well if the device has no valid record, if the record has no answer, or if the kernel
-    /// itself describes the type, which overrules the record.
+    /// Returns what the valid record of a device says, without reading rules and types. Reads them
+    /// only if there is no valid record, if the record has no answer, or if the kernel itself
+    /// describes the type, which overrules the record.
     fn known(&self, device: DeviceId) -> Known {
         let mut unheard = Vec::new();
         // A statement of the kernel about the type would outrank the record.

@@ -114,9 +114,9 @@ fn is_ours(candidate: &Path, found: &Metadata, ourselves: Option<&Metadata>) -> 
     ourselves.is_some_and(same) || name == Some(OsStr::new("gfxplane-helper"))
 }
 
-/// Answers in place of mdevctl if PATH has none. Prints an empty list of definitions, because a
-/// libvirt whose first list fails sees no device that appears later. Any other call fails as it
-/// would without the wrapper.
+/// Answers in place of mdevctl if PATH has none. The list of definitions is empty, because a
+/// libvirt whose first list fails sees no device that appears later. Any other call fails, as
+/// without the wrapper.
 fn without_mdevctl(arguments: &[OsString]) -> u8 {
     if lists_definitions(arguments) {
         return match io::stdout().write_all(b"[]\n") {
@@ -133,8 +133,7 @@ fn lists_definitions(arguments: &[OsString]) -> bool {
     arguments == ["list", "--dumpjson", "--defined"]
 }
 
-/// Returns whether mdevctl reads a definition from stdin, which is the only way in which libvirt
-/// passes one.
+/// Returns whether mdevctl reads a definition from stdin. libvirt passes one in no other way.
 fn takes_a_definition(arguments: &[OsString]) -> bool {
     let Some((verb, rest)) = arguments.split_first() else {
         return false;
@@ -179,7 +178,7 @@ fn list(root: &Root, mut command: Command) -> u8 {
 }
 
 /// Returns the attributes of a device; `None` if it has none, or if the active device of this UUID
-/// has another parent. (Several parents may have a definition with the same UUID.)
+/// has another parent than the definition.
 fn known(root: &Root, parent: &str, uuid: Uuid) -> Option<Vec<(String, String)>> {
     let id = DeviceId::Mdev(uuid);
     (sysfs::parent_of(root, id)? == parent).then(|| words_of(root, id))?
