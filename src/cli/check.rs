@@ -50,7 +50,7 @@ pub struct Check {
 
 #[derive(Serialize)]
 struct Document {
-    /// The format's version, where the domain is the only one.
+    /// The version of the JSON's format; `None` for one of several domains.
     #[serde(skip_serializing_if = "Option::is_none")]
     format: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -114,8 +114,8 @@ impl Summary {
         text
     }
 
-    /// Returns the verdict about all domains: a failure if one is refused or could not be checked
-    /// (`failed` counts these), a warning if one may be refused or has a warning.
+    /// Returns the verdict about all domains: a failure if one is refused or if some could not be
+    /// checked (`failed`), a warning if one may be refused or has a warning.
     fn verdict(&self, failed: usize) -> Verdict {
         match (self.refused + failed, self.unknown + self.warned) {
             (0, 0) => Verdict::Pass,
@@ -326,9 +326,9 @@ impl SubjectArgs {
         })
     }
 
-    /// Asks libvirt to apply its checks to the domain. If libvirt's answer differs from the
-    /// prediction, replaces the prediction by it. Returns a line about the difference, or about
-    /// libvirt's failure; `None` if there is neither.
+    /// Asks libvirt to apply its checks to the domain. If libvirt's answer differs, it replaces the
+    /// prediction. Returns a line about the difference or about libvirt's failure; `None` if there
+    /// is neither.
     fn hold_against_libvirt(
         &self,
         context: &Context,

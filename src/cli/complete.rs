@@ -89,8 +89,7 @@ impl Line {
         value.or_else(|| words.iter().find_map(joined))
     }
 
-    /// Prints the candidates for the word at the cursor, as the last act of the program. `command`
-    /// has the program's arguments.
+    /// Prints the candidates for the word at the cursor. `command` has the program's arguments.
     ///
     /// # Errors
     /// The output can't be written.

@@ -124,8 +124,8 @@ impl ExportCommand {
     }
 }
 
-/// Copies each file that the daemon has written to its path in the settings. Leaves a copy alone if
-/// its content is already right.
+/// Copies each of the daemon's files to the file's path in the settings. Leaves a copy alone if its
+/// content is already right.
 fn copy(context: &Context) -> anyhow::Result<End> {
     let mut warnings = Vec::new();
     let config = settings::config(&context.root, &mut warnings);
@@ -190,8 +190,9 @@ fn own_name(context: &Context) -> Result<String, Failure> {
     node(text.trim()).map_err(|_| problem(&"it is no name"))
 }
 
-/// Reads what the metrics contain besides the inventory: the numbers of the log's events, the times
-/// of the records, and the guests. Leaves out the events if the user may not read the log.
+/// Reads what the metrics contain besides the inventory: the number of each kind of events in the
+/// log, the times of the records, and the guests. Leaves out the events if the user may not read
+/// the log.
 fn told(context: &Context, sources: &Sources) -> Result<Told, Failure> {
     let state = State::new(&context.root);
     let acts = state.readable().is_ok().then(|| {

@@ -247,8 +247,8 @@ impl Fixup {
         })
     }
 
-    /// Returns an error unless `seen` shows that the changed domain starts. If `seen` is `None`,
-    /// there was to be no trial, and any domain is accepted.
+    /// Returns an error unless `seen` shows that the changed domain starts. Without a trial
+    /// (`None`), accepts any domain.
     fn judge(
         &self,
         context: &Context,

@@ -1,4 +1,4 @@
-//! `gfxplane nodedev-list`: lists the node devices that have to do with vfio displays.
+//! `gfxplane nodedev-list`: lists the node devices to which nodedev-dumpxml adds a capability.
 
 use std::io::Write;
 

@@ -42,8 +42,8 @@ pub(crate) struct OverviewArgs {
 }
 
 impl OverviewArgs {
-    /// Returns the first option of the overview that the user gave; `None` if they gave none. With
-    /// a verb, these options are wrong.
+    /// Returns the first option of the overview that the user gave, if any. They are wrong with a
+    /// verb.
     #[must_use]
     pub(crate) fn given(&self) -> Option<&'static str> {
         [
@@ -55,7 +55,7 @@ impl OverviewArgs {
         .find_map(|(is_given, name)| is_given.then_some(name))
     }
 
-    /// Prints the overview. Returns [`End::Lacking`] if the guests could not be asked for.
+    /// Prints the overview. Returns [`End::Lacking`] if libvirt could not tell the guests.
     ///
     /// # Errors
     /// libvirt is on another host; the file or the output can't be written.

@@ -1,4 +1,4 @@
-//! Lays out text for people: the verdict first, a device named in full once, words wrapped at the
+//! Lays out text for people: the verdict first, each UUID in full once, words wrapped at the
 //! terminal's width, commands whole, colours on a terminal.
 
 use std::collections::BTreeSet;
@@ -29,7 +29,7 @@ pub struct Page {
 }
 
 impl Default for Page {
-    /// Makes an empty page, whose paragraphs may have a verdict.
+    /// Makes an empty page of paragraphs that may have a verdict.
     fn default() -> Self {
         Page {
             items: Vec::new(),
@@ -59,7 +59,7 @@ enum Item {
 }
 
 impl Page {
-    /// Makes an empty page, whose paragraphs have no verdict.
+    /// Makes an empty page of paragraphs without a verdict.
     #[must_use]
     pub fn without_verdicts() -> Self {
         Page {

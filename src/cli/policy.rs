@@ -41,7 +41,7 @@ pub struct PolicyCommand {
 struct Shown {
     format: u32,
     domain: String,
-    /// The settings by name, each with the host's value, the domain's own, and the one in effect.
+    /// The settings by name: the host's value, the domain's own, and the one in effect.
     policy: Vec<Row>,
     /// The reason why the daemon leaves the domain alone; `None` if it manages the domain.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -1,4 +1,4 @@
-//! `gfxplane probe`, which is also `gfxplane-probe`.
+//! The verb `probe` of `gfxplane`, and all of `gfxplane-probe` that a person types.
 
 use std::io::Write;
 use std::path::PathBuf;

@@ -180,8 +180,9 @@ pub fn run(arguments: Arguments, libvirt: Arc<dyn Libvirt>) -> anyhow::Result<En
     flushed.and(end).map_err(unwritten)
 }
 
-/// Returns the error for an output that can't be written: an [`std::io::Error`] without a context,
-/// which verbs give to any other. Any other error, or that of a closed pipe, stays as it is.
+/// Returns the error for an output that can't be written if `error` is an [`std::io::Error`]
+/// without a context: verbs give every other one a context. Returns any other error, and that of a
+/// closed pipe, as it is.
 fn unwritten(error: anyhow::Error) -> anyhow::Error {
     match error.downcast_ref::<std::io::Error>() {
         Some(lost) if lost.kind() != std::io::ErrorKind::BrokenPipe => {

@@ -41,7 +41,7 @@ use crate::publish::inventory::{Sources, active, rule_for};
 const DEADLINE: f64 = 120.0;
 
 /// The first libvirt that passes on `display` of a PCI device, in the form of
-/// `virConnectGetLibVersion`. Earlier versions drop the attribute silently, so that a start tells
+/// `virConnectGetLibVersion`. Earlier versions silently drop the attribute, so a start shows
 /// nothing about the display.
 const PCI_DISPLAY: u32 = 10_003_000;
 
@@ -203,8 +203,8 @@ impl Asker<'_> {
         }
     }
 
-    /// Returns QEMU's answer. If a measurement of the device itself differs, or if the answer could
-    /// not be kept (`unkept`), the answer's note mentions it.
+    /// Returns QEMU's answer. Its note mentions if a measurement of the device itself differs, or
+    /// if the answer could not be kept (`unkept`).
     fn answer(&self, id: DeviceId, said: &Record, unkept: Option<&io::Error>) -> Outcome {
         let version = said.qemu.as_ref().and_then(|qemu| qemu.version.as_ref());
         let version = version.map(|version| format!(" {version}"));
@@ -306,8 +306,8 @@ impl Asker<'_> {
     }
 }
 
-/// Returns the XML of a domain with one device, which has the domain's only screen. libvirt accepts
-/// `display='on'` only with graphics. VNC that listens nowhere is the simplest, and has no OpenGL.
+/// Returns the XML of a domain with one device and no other screen. libvirt accepts `display='on'`
+/// only with graphics. VNC that listens nowhere is the simplest, and has no OpenGL.
 fn domain_with(id: DeviceId, kvm: bool, emulator: Option<&Path>) -> String {
     let virt_type = if kvm { "kvm" } else { "qemu" };
     let emulator = emulator.map_or_else(String::new, |path| {

@@ -42,7 +42,7 @@ pub(super) struct Copy<'a> {
     /// The root with its links resolved, because readers report paths with and without links.
     base: PathBuf,
     to: &'a Path,
-    /// The files and links, from `to`.
+    /// The files and links that were made, relative to `to`.
     pub(super) written: BTreeSet<PathBuf>,
 }
 
@@ -93,10 +93,9 @@ impl<'a> Copy<'a> {
         Ok(())
     }
 
-    /// Returns every directory, link and file on the way to `path`, also through the targets of
-    /// links, each in the form in which it is copied. Returns nothing if `path` does not exist; a
-    /// dangling link at its end counts as existing. `last` decides whether a link at the end of
-    /// `path` is followed.
+    /// Returns every directory, link and file on the way to `path`, also through links, each in the
+    /// form in which it is copied. Returns nothing if `path` does not exist; a dangling link at its
+    /// end counts as existing. `last` decides whether a link at the end of `path` is followed.
     fn parts(&self, path: &Path, last: Last) -> Result<Vec<(PathBuf, Part)>, String> {
         let names = |path: &Path| -> VecDeque<OsString> {
             let names = path.components().map(|name| name.as_os_str().to_owned());
@@ -207,7 +206,7 @@ impl<'a> Copy<'a> {
         Ok(all)
     }
 
-    /// Records what only `gfxplane doctor` looks at. Most files are copied without their contents,
+    /// Records what only `gfxplane doctor` looks at: of most files the existence, not the contents,
     /// because other people's scripts may contain anything.
     pub(super) fn examined(&mut self, host: &doctor::Host) -> Result<(), Failure> {
         let mut files = examined_files(host);
@@ -347,8 +346,8 @@ fn unwritable(path: &Path, error: &io::Error) -> Failure {
     Failure::Environment(format!("{}: {error}", path.display()))
 }
 
-/// Returns whether a link in this directory still works in a copy of the host: whether its target
-/// is relative and stays below the root.
+/// Returns whether a link in this directory still works in a copy of the host: its target must be
+/// relative and stay below the root.
 fn stays_inside(directory: &Path, target: &Path) -> bool {
     let mut depth = directory.components().count();
     target.components().all(|name| match name {

@@ -12,7 +12,7 @@ use crate::domain::{LIBOSINFO_NAMESPACE, MANAGERS, POLICY_NAMESPACE, QEMU_NAMESP
 use crate::predict::arguments::is_telling;
 use crate::xml::{Document, Edit, Element, escape};
 
-/// The text that replaces a value.
+/// The text in place of a value that is left out.
 const LEFT_OUT: &str = "left-out";
 
 /// The elements that are kept, one a line: the path below `<domain>`, and the attributes. `.` is
@@ -102,8 +102,8 @@ pub(super) fn kept(document: &Document<'_>, number: usize) -> String {
     writer.text
 }
 
-/// Returns the text of a domain with `…` in place of each value that [`kept`] would not keep,
-/// because it may be a secret. Returns an empty text if `text` is not XML.
+/// Returns the text of a domain with `…` in place of each value that [`kept`] would not keep. Empty
+/// if `text` is not XML.
 pub(in crate::cli) fn veiled(text: &str) -> String {
     let Ok(document) = Document::parse(text) else {
         return String::new();
@@ -345,7 +345,7 @@ fn is_number(text: &str) -> bool {
         && digits.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
-/// Returns whether a text can be an alias: one that libvirt gives to a hostdev, or a user's own
+/// Returns whether a text can be an alias, libvirt's for a hostdev or a user's
 /// (src/conf/domain_conf.c, `virDomainDeviceAliasIsUserAlias`).
 fn is_alias(text: &str) -> bool {
     let number = text.strip_prefix("hostdev");

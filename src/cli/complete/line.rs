@@ -66,8 +66,8 @@ pub(super) fn split(line: &str, breaks: &str) -> (Vec<String>, Typed) {
 }
 
 impl Typed {
-    /// Returns the text by which bash must replace the rest of the typed word, so that the result
-    /// is `word`; `None` if `word` does not begin with `head`.
+    /// Returns the text by which bash must replace what follows `head`, so that the result is
+    /// `word`; `None` if `word` does not begin with `head`.
     #[must_use]
     pub(super) fn rest(&self, word: &str) -> Option<String> {
         let rest = word.strip_prefix(&self.head)?;

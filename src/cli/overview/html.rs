@@ -8,7 +8,7 @@ use crate::plan::Level;
 use crate::publish::overview::{GuestsFrom, Overview};
 use crate::xml::escape;
 
-/// The page's style. It has none of the characters that must be escaped in XML.
+/// The page's style, without characters that XML escapes.
 const STYLE: &str = "\
 :root { color-scheme: light dark; --line: #d0d7de; --good: #1a7f37; --warn: #9a6700; --bad: #cf222e; --code: #f6f8fa; }
 @media (prefers-color-scheme: dark) {

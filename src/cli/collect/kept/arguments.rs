@@ -7,8 +7,8 @@ use crate::predict::words::is_in;
 /// The text that replaces an option that is left out.
 const OPTION_LEFT_OUT: &str = "-left-out";
 
-/// Returns the user's own arguments, with everything replaced that does not decide about screens,
-/// because it may be a secret.
+/// Returns the user's own arguments, with everything replaced that does not decide about screens:
+/// it may be a secret.
 pub(super) fn kept_arguments(arguments: &[String]) -> Vec<String> {
     let mut kept = Vec::new();
     let mut option: Option<&str> = None;
