@@ -301,9 +301,8 @@ impl Daemon<'_> {
         self.again(task, SOON);
     }
 
-    /// If the last change was made although libvirt has not confirmed it, remembers it for undo.
-    /// Remembers only the change that we wanted, because any other difference may be somebody
-    /// else's.
+    /// Remembers a change that was made although libvirt has not confirmed it. Only the wanted
+    /// changes can be undone, because any other difference may be somebody else's.
     fn was_done_after_all(&mut self, uuid: Uuid, definition: &Definition) {
         let domain = self.domains.watched(uuid);
         let done = domain.unsure.take();
@@ -327,10 +326,10 @@ impl Daemon<'_> {
         self.report(kept);
     }
 
-    /// Writes the changes to the log, and keeps what is needed to undo them. `base` is the
-    /// definition without the changes. `ours` is the changed definition as libvirt wrote it; `None`
-    /// if we did not see it. `after` is the present definition. Without `ours` and `after`, the
-    /// changes can't be undone; if libvirt does not answer, a warning says so.
+    /// Writes the changes to the log, and keeps what is needed to undo them: the definition without
+    /// them (`base`) and with them (`ours` if libvirt was seen to write it, or else `after`, the
+    /// present one). Without both, they can't be undone; if libvirt does not answer, a warning says
+    /// so.
     fn keep(
         &mut self,
         uuid: Uuid,

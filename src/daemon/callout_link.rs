@@ -12,8 +12,8 @@ use crate::host::callout::{self, OF_DAEMON};
 use crate::host::config::CalloutLink;
 use crate::libvirt::{Failure, Libvirt, Sink};
 
-/// The URI of virtnodedevd, and (below) the file with its process id. It has the node devices if
-/// each of libvirt's drivers has its own daemon.
+/// The URI of virtnodedevd, and (below) the file with its process id. virtnodedevd has the node
+/// devices if each of libvirt's drivers has its own daemon.
 const NODE_DEVICES: &str = "nodedev:///system";
 pub(super) const NODE_DEVICE_DAEMON: &str = "virtnodedevd.pid";
 
@@ -99,8 +99,8 @@ impl Daemon<'_> {
     }
 
     /// Handles the end of the connection to the daemon that has the devices. Removes the link only
-    /// after the daemon's process has ended: when the link disappears, a daemon that is ending
-    /// would run mdevctl again to list all devices, and so end later.
+    /// after the daemon's process has ended: if it disappeared earlier, the ending daemon would
+    /// have mdevctl list all devices again, and end later.
     pub(super) fn devices_are_lost(&mut self) {
         self.devices.turn += 1;
         self.devices.listed = false;

@@ -13,7 +13,7 @@ use crate::libvirt::definition_versions::{self, Replaced as Between, Version, Wa
 use crate::libvirt::{Definition, Failure, Libvirt, New, Replaced};
 use crate::plan::fixup::Fixed;
 
-/// Makes a definition from its text without the line break at the end.
+/// Makes a definition from its text, and adds the line break at the end.
 fn definition(uuid: Uuid, text: &str) -> Definition {
     Definition {
         uuid: uuid.to_string(),
@@ -76,8 +76,8 @@ impl Daemon<'_> {
     }
 
     /// Restores somebody else's definition, which we have replaced. The daemon then looks at the
-    /// domain again. `ours` is our definition as libvirt wrote it; without it, nothing is restored,
-    /// and a possible loss is reported.
+    /// domain again. Without `ours`, our definition as libvirt wrote it, only reports a possible
+    /// loss.
     fn put_back(
         &mut self,
         libvirt: &dyn Libvirt,
@@ -123,8 +123,8 @@ impl Daemon<'_> {
         Ok(())
     }
 
-    /// Undefines a domain that somebody else had undefined, and that we have defined again. `ours`
-    /// is our definition as libvirt wrote it; without it, a possible loss is reported.
+    /// Undefines a domain that somebody else had undefined, and that we have defined again. Without
+    /// `ours`, our definition as libvirt wrote it, only reports a possible loss.
     fn undefine_again(
         &mut self,
         libvirt: &dyn Libvirt,

@@ -14,20 +14,19 @@ use crate::host::read_whole;
 /// `virConnectGetLibVersion`. Measured: 9.0 does not report it, 11.3 does.
 const REPORTS_ATTACHED: u32 = 10_000_000;
 
-/// The wait before the first attempt to connect when libvirt has just appeared. Doubled after each
-/// failure, up to [`LATEST`].
+/// The wait before the first attempt to connect to a libvirt that has just appeared. Doubled after
+/// each failure, up to [`LATEST`].
 const AT_FIRST: Duration = Duration::from_millis(50);
 
-/// The wait after the first failed attempt to connect, unless it followed [`AT_FIRST`]. Doubled
-/// after each failure, up to [`LATEST`].
+/// The wait after the first failed attempt to connect to any other libvirt. Doubled after each
+/// failure, up to [`LATEST`].
 pub(super) const SOONEST: Duration = Duration::from_millis(500);
 pub(super) const LATEST: Duration = Duration::from_secs(30);
 
 impl Daemon<'_> {
-    /// Returns whether it makes sense to connect to libvirt. For this machine's system libvirt:
-    /// whether one of its daemons runs and is not about to end. If systemd listens on libvirt's
-    /// socket, an attempt to connect would start a daemon that somebody has stopped on purpose. For
-    /// any other libvirt: true.
+    /// Returns whether to connect to libvirt: to this machine's system libvirt only if one of its
+    /// daemons runs and is not about to end. If systemd listens on libvirt's socket, connecting
+    /// would start a daemon that somebody has stopped on purpose.
     pub(super) fn is_there(&self) -> bool {
         let is_another = |pid: &u32| !self.ending.contains(pid);
         !self.is_system() || self.alive().iter().any(is_another)

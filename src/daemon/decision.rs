@@ -75,8 +75,8 @@ pub(crate) enum Decision {
 }
 
 /// Returns the policy for changes that nobody has asked for, made from the host's policy.
-/// `is_older` is true for a domain that is older than the package. A guest counts as Windows only
-/// if a policy says so.
+/// `is_older`: the domain is older than the package. A guest counts as Windows only if a policy
+/// says so.
 pub(crate) fn unasked(policy: &Policy, is_older: bool) -> Policy {
     let mut policy = policy.clone();
     if is_older {
@@ -196,9 +196,9 @@ impl Memory {
     }
 }
 
-/// Returns the `<graphics>` that a plan changes, if [`New::Graphics`](crate::libvirt::New) can make
-/// the whole change: the plan changes nothing else, and the domain has no other graphics of that
-/// type. Otherwise returns `None`.
+/// Returns the `<graphics>` that a plan changes, if libvirt can replace it alone
+/// ([`New::Graphics`](crate::libvirt::New)): the plan changes nothing else, and the domain has no
+/// other graphics of its type. Otherwise returns `None`.
 pub(crate) fn only_graphics(fixed: &Fixed) -> Option<String> {
     let mut changed = fixed
         .plan
@@ -258,8 +258,7 @@ pub(crate) fn left_alone(fixed: &Fixed, why: &str) -> Vec<Note> {
     lines
 }
 
-/// Returns the reason not to carry out a plan unasked; `None` if there is none. A user may still
-/// want such a plan.
+/// Returns the reason not to carry out a plan unasked, or `None`. A user may still want the plan.
 fn objection(plan: &Plan) -> Option<String> {
     if let Outcome::No(refusal) = &plan.after.outcome {
         return Some(format!(

@@ -239,9 +239,9 @@ fn may_pass(action: &Action) -> bool {
     )
 }
 
-/// Returns whether the domain switches on the display or ramfb of a vfio device, overrides a
-/// property of it, or has its own arguments for QEMU. Otherwise QEMU asks no device for a display,
-/// so the hook has nothing to do.
+/// Returns whether the domain switches on the display or ramfb of a vfio device, overrides its
+/// properties, or has its own arguments for QEMU. In other domains, QEMU asks no device for a
+/// display.
 fn has_a_wish(domain: &Domain<'_, '_>) -> bool {
     let on = |switch: Option<Switch>| switch == Some(Switch::On);
     let aliases = domain.properties.iter().map(|p| p.alias.as_str());
@@ -280,10 +280,10 @@ fn cautious(screens: &Screens) -> Screens {
     cautious
 }
 
-/// Returns the refusal that is certain; `None` if there is none. A refusal is certain if every
-/// version of QEMU gives it, because of a device whose display was measured, and whatever displays
-/// the other devices have. With own arguments for QEMU, nothing is certain. Of the host's
-/// `abilities`, only libvirt's version counts, because libvirt reads the XML.
+/// Returns the certain refusal; `None` if there is none. A refusal is certain if every version of
+/// QEMU gives it because of a device whose display was measured, whatever displays the other
+/// devices have. With own arguments for QEMU, nothing is certain. Of the host's `abilities`, only
+/// libvirt's version counts, because libvirt reads the XML.
 fn certain(screens: &Screens, abilities: &Abilities) -> Option<Refusal> {
     // The effect of the user's own arguments is not known well enough to veto a start.
     if screens.arguments != Arguments::default() {

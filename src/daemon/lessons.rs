@@ -18,7 +18,7 @@ use crate::libvirt::{Failure, Libvirt};
 use crate::probe::asking::announce;
 use crate::publish::inventory::Sources;
 
-/// A domain, and where to find what is needed to learn from its log.
+/// A domain, its devices, and where to find its log.
 #[derive(Clone, Copy)]
 pub(crate) struct Logged<'d> {
     /// The domain's name.

@@ -97,8 +97,8 @@ impl Watched {
         self.seen.replace(now).is_some_and(|before| before != now)
     }
 
-    /// Returns whether the daemon may start the domain after a veto, which it does once for each
-    /// definition. Counts as the one time.
+    /// Returns whether the daemon may start the domain after a veto: once for each definition. The
+    /// call uses this up.
     pub(super) fn may_retry(&mut self) -> bool {
         let is_another = self.retried != self.seen;
         self.retried = self.seen;
@@ -250,8 +250,8 @@ impl Domains {
     }
 }
 
-/// Returns the domains with a definition file of libvirt's; `None` if the directory of these files
-/// can't be read.
+/// Returns the domains that have a definition file of libvirt's; `None` if the directory can't be
+/// read.
 fn written(root: &Root) -> Option<BTreeSet<Uuid>> {
     let entries = std::fs::read_dir(root.join(super::DEFINITIONS)).ok()?;
     let paths = entries.flatten().map(|entry| entry.path());

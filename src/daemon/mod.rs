@@ -157,9 +157,9 @@ fn alone(context: &Context) -> Result<Option<Lock>, Failure> {
     }
 }
 
-/// Returns the directory where libvirt's QEMU driver keeps the definitions, for the system's
-/// libvirt or a user's own (libvirt src/qemu/qemu_conf.c, `virQEMUDriverConfigNew`). `None` for any
-/// other libvirt, and for a user without a home directory.
+/// Returns the directory of the definitions of QEMU's domains, of the system or of a user (libvirt
+/// src/qemu/qemu_conf.c, `virQEMUDriverConfigNew`). `None` for any other libvirt, or without a home
+/// directory.
 fn definitions(context: &Context) -> Option<PathBuf> {
     match context.connect.as_deref() {
         None | Some(SYSTEM) => Some(context.root.join(DEFINITIONS)),
