@@ -16,7 +16,7 @@ use crate::libvirt::Libvirt;
 pub struct Context {
     /// The host: this machine or a recorded one.
     pub root: Root,
-    /// libvirt's URI; `None` if the user gave none, which means this machine's system libvirt.
+    /// libvirt's URI; `None` for this machine's system libvirt.
     pub connect: Option<String>,
     /// True to suppress warnings.
     pub quiet: bool,
@@ -116,8 +116,8 @@ impl Context {
         answer.map_err(|error| error.to_string())
     }
 
-    /// Returns what gfxplane remembers of domains; `None` for a recorded host, or if libvirt is not
-    /// this machine's system libvirt.
+    /// Returns what gfxplane remembers of domains; `None` unless they are this machine's system
+    /// libvirt's.
     pub fn state(&self) -> Option<State> {
         (self.is_system() && !self.root.is_recorded()).then(|| State::new(&self.root))
     }

@@ -182,8 +182,7 @@ unsafe extern "C" fn on_close(
     sink(Event::Lost);
 }
 
-/// Passes an event about a domain to the sink. Drops the event if libvirt can't tell the domain's
-/// UUID.
+/// Passes an event about a domain to the sink.
 ///
 /// # Safety
 /// `domain` is a valid pointer, and `opaque` is one that [`handed_over`] returned.

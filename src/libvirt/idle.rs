@@ -1,13 +1,13 @@
 //! Checks that the devices of a domain exist and are free, and keeps them free.
 //!
-//! The check opens no device, but asks libvirt which domains have one. libvirt does not know all
-//! users of a device. QEMU notices the others at the group (`/dev/vfio/N`, EBUSY) or when it binds
-//! the device (iommufd), and ends before the driver's own open, so it does not disturb them.
+//! The check opens no device, but asks libvirt which domains have one. A user of a device whom
+//! libvirt does not know is noticed by QEMU, at the group (`/dev/vfio/N`, EBUSY) or when it binds
+//! the device (iommufd). Both come before the driver's own open, so the user is not disturbed.
 //!
 //! **Locks.** A probe holds `lock/ID` while it has the device open. This code waits for that lock,
-//! but does not hold it during the trial: a probe that begins during the trial finds the device
-//! `in-use`, and keeps the earlier answer. This code holds `lock/ID.verify`, so that two runs never
-//! try with one device. The start of a user's domain marks the device and waits for both locks
+//! but does not hold it during the trial: a probe that begins then finds the device `in-use`, and
+//! keeps the earlier answer. This code holds `lock/ID.verify`, so that two runs never try with one
+//! device. The start of a user's domain marks the device and waits for both locks
 //! (`src/bin/gfxplane-helper/qemu_hook.rs`). A run that holds `lock/ID.verify` ends its QEMU when
 //! it sees the mark: the user comes first. The start of a trial copy ([`crate::plan::trial::NAME`])
 //! neither marks nor waits.
@@ -119,8 +119,8 @@ pub(crate) fn start_comes<'r>(root: &'r Root, devices: &[DeviceId]) -> impl Fn()
 /// Waits until no probe of ours has one of the devices open, at most until `limit`, and takes the
 /// devices' locks against other runs.
 ///
-/// For a user without access to `/run/gfxplane/lock`, takes no lock: libvirt may allow this user to
-/// start domains all the same, and itself checks whether devices are in use.
+/// For a user without access to `/run/gfxplane/lock`, takes no lock: libvirt may let them start
+/// domains all the same, and itself checks whether devices are in use.
 ///
 /// # Errors
 /// [`NotTried::Ours`]: a probe does not end, or another run has a device. [`NotTried::Failed`]: the
@@ -145,8 +145,8 @@ pub(crate) fn hold(
     Ok(held)
 }
 
-/// Takes the lock of one device. The inner error names the probe or run of ours that has the
-/// device.
+/// Takes the lock of one device. The inner error names who of ours has the device: a probe or a
+/// run.
 fn hold_one(root: &Root, id: DeviceId, limit: Instant) -> io::Result<Result<Hold, &'static str>> {
     if !wait_until_free(root, id, limit)? {
         let prober = "still being probed: its driver may hang; try again, or set --deadline";

@@ -351,9 +351,9 @@ impl From<virt::error::Error> for Failure {
     }
 }
 
-/// Returns the domain of a definition that is unchanged, and the time at which this was checked.
-/// Change the domain right after this. Returns `None` if the domain is gone, is now transient, or
-/// has another definition.
+/// Returns the domain of a definition, and the time of this check, right after which the caller
+/// changes the domain. Returns `None` if the domain is gone, is transient now, or has another
+/// definition.
 fn unchanged(
     connection: &Connect,
     definition: &Definition,
@@ -437,8 +437,8 @@ fn destroy(domain: &Domain) -> Result<(), Failure> {
     }
 }
 
-/// Returns whether libvirt refused a definition, and would do so again. An error of another kind
-/// may be temporary: a libvirt that ends meanwhile reports that in several ways.
+/// Returns whether libvirt refused a definition. An error of another kind may not come again: a
+/// libvirt that ends meanwhile reports its own end, in several ways.
 fn is_about_the_definition(error: &virt::error::Error) -> bool {
     let numbers = [
         ErrorNumber::ConfigUnsupported,

@@ -45,12 +45,12 @@ pub struct User {
     pub devices: Vec<DeviceId>,
 }
 
-/// The outcome of starting a domain.
+/// Whether libvirt and QEMU accept a domain.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Start {
-    /// The domain started. It was destroyed again.
+    /// They accept it.
     Starts,
-    /// libvirt or QEMU refused the domain with this message.
+    /// libvirt or QEMU refuses the domain with this message.
     Refused(String),
 }
 
@@ -68,7 +68,7 @@ impl Term<'_> {
     /// The time between two calls of `gives_way`.
     const SLICE: Duration = Duration::from_millis(50);
 
-    /// Returns whether the start must be given up now, for either reason.
+    /// Returns whether the start must be given up now.
     #[cfg(feature = "libvirt")]
     pub(crate) fn is_over(&self) -> bool {
         Instant::now() >= self.limit || (self.gives_way)()
@@ -270,13 +270,13 @@ pub trait Libvirt: fmt::Debug + Send + Sync {
         Without::missing("a domain's own policy is in libvirt's definition of it")
     }
 
-    /// Returns the active domains, including transient ones, each with its vfio devices.
+    /// Returns the active domains, each with its vfio devices.
     fn users(&self) -> Result<Vec<User>, Failure> {
         Without::missing(NEEDED)
     }
 
-    /// Starts the transient domain `xml`, paused, and destroys it, also if the start is given up.
-    /// `uuid` is the domain's. Returns whether libvirt and QEMU accepted the domain.
+    /// Starts the transient domain `xml` (with this UUID), paused, and destroys it, also if the
+    /// start is given up.
     ///
     /// # Errors
     /// libvirt denies us the right or fails, or the start was given up ([`Term`]).
@@ -285,9 +285,9 @@ pub trait Libvirt: fmt::Debug + Send + Sync {
     }
 
     /// Lets libvirt check a domain without a start. libvirt translates the XML into QEMU's
-    /// arguments (`virConnectDomainXMLToNative`), and for that it makes all checks of a definition
-    /// and most checks of a start. Defines nothing. Returns `None` if this program has no libvirt,
-    /// or if the hypervisor's driver can't translate.
+    /// arguments (`virConnectDomainXMLToNative`), for which it makes the checks of a definition and
+    /// most checks of a start. Defines nothing. Returns `None` if this program has no libvirt, or
+    /// if this driver of libvirt's can't translate.
     ///
     /// # Errors
     /// libvirt denies us the right or fails.

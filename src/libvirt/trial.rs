@@ -199,8 +199,8 @@ impl<'c> Question<'c> {
         Build::of(&self.context.root, &self.emulator, libvirt)
     }
 
-    /// Returns the answer if it is known without a trial; otherwise `None`. Adds warnings about
-    /// files that were ignored.
+    /// Returns the answer if it needs no trial, or else `None`. Adds warnings about files that were
+    /// ignored.
     pub(crate) fn known(&self, warnings: &mut Vec<Warning>) -> Option<Seen> {
         let shape = self.shape.as_ref()?;
         if let Some(measured) = measured(shape, &self.abilities) {
@@ -215,8 +215,7 @@ impl<'c> Question<'c> {
         Some(Seen::new(source, earlier.message))
     }
 
-    /// Tries the domain with `libvirt`, and keeps the result for later questions with this build of
-    /// QEMU.
+    /// Tries the domain with `libvirt`, and keeps the result for this build of QEMU.
     pub(crate) fn try_it(&self, libvirt: &dyn Libvirt, limit: Instant) -> Result<Seen, NotTried> {
         let matters = self.reduced.left_out.iter().find(|left| left.matters);
         if let Some(left) = matters {
