@@ -50,7 +50,7 @@ pub struct Check {
 
 #[derive(Serialize)]
 struct Document {
-    /// The format's version, where the domain is the only one.
+    /// The version of the JSON's format; `None` for one of several domains.
     #[serde(skip_serializing_if = "Option::is_none")]
     format: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -114,8 +114,8 @@ impl Summary {
         text
     }
 
-    /// Returns the verdict about all domains: a failure if a domain is refused or, as `failed`
-    /// counts, could not be checked; a warning if a start is not known or a domain has one.
+    /// Returns the verdict about all domains: a failure if one is refused or if some could not be
+    /// checked (`failed`), a warning if one may be refused or has a warning.
     fn verdict(&self, failed: usize) -> Verdict {
         match (self.refused + failed, self.unknown + self.warned) {
             (0, 0) => Verdict::Pass,
@@ -148,7 +148,7 @@ impl Checked {
     }
 }
 
-/// Adds the lines about a domain. The first line says whether the domain starts.
+/// Adds the lines about a domain to the page. The first line says whether the domain starts.
 fn tell(page: &mut Page, name: &str, lines: &[Line]) {
     for (number, line) in lines.iter().enumerate() {
         if number == 0 {
@@ -180,11 +180,11 @@ impl Check {
         }
     }
 
-    /// Predicts, and prints lines.
+    /// Predicts, and prints the lines.
     ///
     /// # Errors
-    /// The XML can't be read; libvirt can't be reached; errors of the output. With several domains,
-    /// an error about one is returned after the others were checked.
+    /// The XML can't be read; libvirt can't be reached; the output can't be written. With several
+    /// domains, an error about one is returned after all others were checked.
     pub fn run(&self, context: &Context, out: &mut dyn Write) -> anyhow::Result<End> {
         if let ([subject], false) = (&self.subjects[..], self.all) {
             let mut checked = self.about(subject.clone()).check(context)?;
@@ -243,7 +243,7 @@ impl Check {
             page.words(Some(summary.verdict(failed.len())), 0, &summary.line(), "");
             page.print(out)?;
         }
-        // The domain that could be looked at least decides the exit code.
+        // The error with the highest exit code decides how the command ends.
         match failed.into_iter().max_by_key(code) {
             Some(error) => Err(error),
             None => Ok(End::of(!refused)),
@@ -251,7 +251,7 @@ impl Check {
     }
 }
 
-/// Returns all domains: libvirt's by UUID, those of a recorded host by name.
+/// Returns the UUIDs of libvirt's domains, or the names of a recorded host's.
 fn all(context: &Context) -> Result<Vec<String>, Failure> {
     if !context.root.is_recorded() {
         return context.libvirt.all_persistent();
@@ -275,7 +275,7 @@ impl SubjectArgs {
         let text = self.read(context)?;
         let policy = surroundings.policy();
         let fix = |wishes| refused(&self.subject, fix(&text, &surroundings, &policy, wishes));
-        // The policy's changes are for the end.
+        // The changes that the policy asks for come last, as a hint.
         let (fixed, better) = (fix(&Wishes::as_it_is())?, fix(&self.wishes())?);
         surroundings.warn();
         let plan = fixed.plan.as_ref();
@@ -326,9 +326,9 @@ impl SubjectArgs {
         })
     }
 
-    /// Asks libvirt to apply its checks to the domain. If the prediction differs, replaces it by
-    /// libvirt's answer. Returns a line about the difference or a failure, and `None` if there is
-    /// neither.
+    /// Asks libvirt to apply its checks to the domain. If libvirt's answer differs, it replaces the
+    /// prediction. Returns a line about the difference or about libvirt's failure; `None` if there
+    /// is neither.
     fn hold_against_libvirt(
         &self,
         context: &Context,

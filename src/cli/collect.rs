@@ -1,7 +1,7 @@
 //! `gfxplane collect`: records a host as a test case, in the form of tests/hosts.
 //!
-//! The readers report the files that they looked at ([`watched`]), and these are copied. So no file
-//! that they need is missing, and no other file is copied.
+//! The readers report the files that they looked at ([`watched`]), and exactly these are copied. So
+//! no file that a reader needs is missing from the recording.
 
 mod copy;
 pub(super) mod kept;
@@ -46,8 +46,8 @@ impl Collect {
     /// Records the host, and prints what was written.
     ///
     /// # Errors
-    /// The directory is not empty or can't be written to; a domain's file can't be read. Files of
-    /// the host that can't be read get a warning and are left out.
+    /// The directory is not empty or can't be written to; a domain's file can't be read. A file of
+    /// the host that can't be read is not an error: it is left out with a warning.
     pub(crate) fn run(&self, context: &Context, out: &mut dyn Write) -> anyhow::Result<End> {
         self.see_that_it_is_free()?;
         let mut domains = Vec::new();
@@ -128,13 +128,13 @@ fn read_domain(path: &Path, number: usize) -> Result<Recorded, Failure> {
     })
 }
 
-/// Returns whether many machines have an address, so that it identifies none.
+/// Returns whether an address is one that many machines have, so that it identifies none.
 fn says_nothing(address: &str) -> bool {
     let ip = address.parse::<std::net::IpAddr>();
     ip.is_ok_and(|ip| ip.is_loopback() || ip.is_unspecified())
 }
 
-/// Returns the text about the recording: its content, its time, and the versions.
+/// Returns the text of the recording's readme: its content, its time, and the versions.
 fn readme(kernel: &str, abilities: &[(PathBuf, Abilities)], notes: &[Warning]) -> String {
     let version = env!("CARGO_PKG_VERSION");
     let libvirt = abilities

@@ -29,7 +29,7 @@ use crate::publish::inventory::{Sources, inventory};
 use crate::xml::Document;
 use line::Typed;
 
-/// The variable by which a shell asks.
+/// The environment variable that is set if a shell asks for candidates.
 pub const ASKED: &str = "_GFXPLANE_COMPLETE";
 
 /// A command line that the user is typing.
@@ -37,14 +37,14 @@ pub const ASKED: &str = "_GFXPLANE_COMPLETE";
 pub struct Line {
     /// The words, the program's name first.
     words: Vec<OsString>,
-    /// The place of the word at the cursor.
+    /// The index of the word at the cursor.
     place: usize,
     /// The word at the cursor as it was typed, if bash asks.
     typed: Option<Typed>,
 }
 
 impl Line {
-    /// Returns the command line about which a shell asks; `None` if no shell asks.
+    /// Returns the command line that a shell asks to complete; `None` if no shell asks.
     #[must_use]
     pub fn asked() -> Option<Self> {
         let asked = std::env::var(ASKED).ok()?;
@@ -89,11 +89,10 @@ impl Line {
         value.or_else(|| words.iter().find_map(joined))
     }
 
-    /// Prints the candidates for the word at the cursor, which ends the program. `command`: the
-    /// program's arguments.
+    /// Prints the candidates for the word at the cursor. `command` has the program's arguments.
     ///
     /// # Errors
-    /// Errors of the output.
+    /// The output can't be written.
     pub fn end(self, command: Command, libvirt: Arc<dyn Libvirt>) -> anyhow::Result<End> {
         let root = self.option(&["--root", "--host"]);
         let root = root.or_else(|| std::env::var("GFXPLANE_ROOT").ok());
@@ -112,7 +111,7 @@ impl Line {
             .mut_args(with)
             .mut_subcommands(|verb| verb.mut_args(with));
         let here = std::env::current_dir().ok();
-        // The shell would not take such a tilde for a home.
+        // The shell does not replace a quoted tilde by a home directory, but `complete` would.
         let begins = self.words[self.place].to_string_lossy().starts_with('~');
         if begins && self.typed.as_ref().is_some_and(|typed| !typed.is_home) {
             return Ok(End::Done);
@@ -121,7 +120,7 @@ impl Line {
         let mut out = io::stdout().lock();
         for candidate in found.iter().filter(|candidate| !candidate.is_hide_set()) {
             let word = candidate.get_value().to_string_lossy();
-            // Such a word can't be typed in a shell.
+            // A word with such characters can't be typed in a shell.
             if !word.chars().all(is_harmless) {
                 continue;
             }
@@ -139,8 +138,8 @@ impl Line {
     }
 }
 
-/// Makes an argument complete the values that it may have on this host. The name of the argument's
-/// value tells their kind.
+/// Makes an argument complete its values on this host, which depend on the value's name, such as
+/// `DOMAIN`.
 fn with_values(arg: Arg, context: &Arc<Context>) -> Arg {
     let names = arg.get_value_names().unwrap_or_default();
     let find: fn(&Context, &Arg) -> Vec<CompletionCandidate> = match names {
@@ -233,7 +232,7 @@ fn types(context: &Context, _: &Arg) -> Vec<CompletionCandidate> {
     types.map(name).collect()
 }
 
-/// Returns the keys with their values, which the argument's help lists.
+/// Returns each `KEY=VALUE` of a policy, from the help of the argument.
 fn policies(_: &Context, arg: &Arg) -> Vec<CompletionCandidate> {
     let help = arg.get_help().map(ToString::to_string).unwrap_or_default();
     let mut found = Vec::new();

@@ -29,11 +29,11 @@ pub(crate) struct Doctor {
 }
 
 impl Doctor {
-    /// Examines the host, and prints a line for each check.
+    /// Examines the host, and prints a line for each check. If a check fails, returns
+    /// [`End::Refused`].
     ///
     /// # Errors
-    /// libvirt is another host's; errors of the output. A check that fails is no error but exit
-    /// code 1.
+    /// libvirt is on another host; the output can't be written.
     pub(crate) fn run(&self, context: &Context, out: &mut dyn Write) -> anyhow::Result<End> {
         let (lines, warnings) = read(context)?;
         let verdict = worst(&lines);
@@ -53,7 +53,7 @@ impl Doctor {
 /// Examines a host and its guests. Also returns the warnings that have no line of their own.
 ///
 /// # Errors
-/// libvirt is another host's.
+/// libvirt is on another host.
 pub fn read(context: &Context) -> Result<(Vec<Line>, Vec<Warning>), Failure> {
     context.refuse_remote()?;
     let (host, mut warnings) = reader::read(&context.root, &|emulator: &Path| {

@@ -68,7 +68,7 @@ struct Explained<'e> {
     diff: String,
 }
 
-/// A domain that was looked up.
+/// The domain that an explanation is about.
 struct Named {
     name: String,
     uuid: Option<Uuid>,
@@ -78,7 +78,7 @@ struct Named {
 }
 
 impl Explain {
-    /// Returns whether libvirt is asked. It is asked about a domain that the user or the message
+    /// Returns whether the command may ask libvirt about a domain that the user or the message
     /// names, or that has the device in the message.
     #[must_use]
     pub(crate) fn asks_libvirt(&self) -> bool {
@@ -86,11 +86,11 @@ impl Explain {
         domain.is_none_or(|domain| subject(domain).asks_libvirt())
     }
 
-    /// Explains, and prints.
+    /// Explains, and prints. Returns [`End::Refused`] if nothing was explained.
     ///
     /// # Errors
-    /// libvirt is another host's; there is no such domain; its log may not be read; errors of the
-    /// output. An unknown message is no error but exit code 1.
+    /// libvirt is on another host; there is no such domain; its log may not be read; the output
+    /// can't be written.
     pub fn run(&self, context: &Context, out: &mut dyn Write) -> anyhow::Result<End> {
         context.refuse_remote()?;
         let message = match self.message.as_deref() {
@@ -184,7 +184,7 @@ impl Explain {
         if context.root.is_recorded() {
             return Ok(None);
         }
-        // Without libvirt, the message is still explained, but for no domain.
+        // Without libvirt, the message is still explained, but not for a domain.
         let by_name = message.and_then(domain_of);
         let device = found.iter().find_map(|found| found.device);
         let of_libvirt = match (by_name, device) {
@@ -248,7 +248,7 @@ fn document<'e>(
     }
 }
 
-/// Returns a domain or file in the form that the other verbs use.
+/// Returns a domain or file as arguments of a verb that takes one.
 fn subject(domain: &str) -> SubjectArgs {
     SubjectArgs {
         subject: domain.to_owned(),
@@ -266,8 +266,8 @@ fn from_stdin(context: &Context) -> anyhow::Result<String> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// Returns the XML of the one libvirt domain that has a device. `None` if no domain has it, or if
-/// several have it, as it is not known which one is meant.
+/// Returns the XML of the libvirt domain that has a device. `None` if no domain has it, or if
+/// several have it, because it is not known which one is meant.
 fn with_device(context: &Context, device: DeviceId) -> Result<Option<String>, Failure> {
     let mut with: Vec<(String, String)> = Vec::new();
     for uuid in context.libvirt.all_persistent()? {
@@ -291,7 +291,8 @@ fn with_device(context: &Context, device: DeviceId) -> Result<Option<String>, Fa
     Ok(with.pop().map(|(_, xml)| xml))
 }
 
-/// Looks at a domain. `file` is its name as the user typed it, if libvirt does not have it.
+/// Finds out what explanations need to know of a domain. `file` is its file's name as the user
+/// typed it; `None` if libvirt has the domain.
 fn look_at(context: &Context, file: Option<&str>, xml: &str) -> anyhow::Result<Named> {
     let surroundings = subject(file.unwrap_or_default()).surroundings(context)?;
     let policy = surroundings.policy();
@@ -326,7 +327,7 @@ fn predicted(named: &Named) -> Vec<Found> {
     refusal.map_or_else(Vec::new, |refusal| find(&refusal.message))
 }
 
-/// Adds the account of a domain's last start from its log.
+/// Adds to the page what the log shows of a domain's last start.
 pub fn tell_log(page: &mut Page, name: &str, logged: &Logged) {
     let began = rfc3339(logged.began.as_secs());
     let how = match logged.started {

@@ -1,4 +1,4 @@
-//! `gfxplane export`: writes the knowledge about a host for a fleet's tools.
+//! `gfxplane export`: writes what is known about a host for a fleet's tools.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -22,7 +22,7 @@ use crate::publish::export::prometheus::{Told, prometheus};
 use crate::publish::inventory::{Sources, inventory};
 use crate::publish::overview::GuestsFrom;
 
-/// The program for Ansible. Ansible runs a fact that is executable, and reads any other.
+/// The program for Ansible's facts.d. Ansible runs an executable file there, and reads any other.
 const FACT: &str = "#!/bin/sh\n# Made by gfxplane export ansible.\nexec gfxplane list --json\n";
 
 /// The time until the labels for Node Feature Discovery expire, unless the user gives another.
@@ -69,11 +69,11 @@ impl fmt::Display for Format {
 }
 
 impl ExportCommand {
-    /// Writes the file.
+    /// Writes the export.
     ///
     /// # Errors
-    /// An option belongs to another format; the host has no name; libvirt is another host's; errors
-    /// of the output and of the file.
+    /// An option belongs to another format; the host has no name; libvirt is on another host; the
+    /// file or the output can't be written.
     pub(crate) fn run(&self, context: &Context, out: &mut dyn Write) -> anyhow::Result<End> {
         for (is_given, option, format) in [
             (self.node.is_some(), "--node", Format::Nova),
@@ -124,8 +124,8 @@ impl ExportCommand {
     }
 }
 
-/// Copies the files that the daemon has written to the paths in the settings. Does not write a file
-/// whose content is the same.
+/// Copies each of the daemon's files to the file's path in the settings. Leaves a copy alone if its
+/// content is already right.
 fn copy(context: &Context) -> anyhow::Result<End> {
     let mut warnings = Vec::new();
     let config = settings::config(&context.root, &mut warnings);
@@ -151,7 +151,7 @@ fn copy(context: &Context) -> anyhow::Result<End> {
     }
 }
 
-/// Checks that a path is a regular file, not a link to one, or does not exist.
+/// Returns an error if something that is not a regular file, such as a link, is at this path.
 fn is_plain_or_absent(path: &Path) -> std::io::Result<()> {
     match std::fs::symlink_metadata(path) {
         Ok(there) if there.is_file() => Ok(()),
@@ -161,8 +161,8 @@ fn is_plain_or_absent(path: &Path) -> std::io::Result<()> {
     }
 }
 
-/// Reads the name of a compute node. It may be any line without control characters that is not
-/// empty: Nova and YAML accept that.
+/// Reads the name of a compute node: any text that is not empty and has no control characters,
+/// which Nova and YAML accept.
 fn node(text: &str) -> Result<String, &'static str> {
     if text.trim().is_empty() || text.contains(char::is_control) {
         return Err("expected the name that openstack hypervisor list prints");
@@ -170,8 +170,8 @@ fn node(text: &str) -> Result<String, &'static str> {
     Ok(text.to_owned())
 }
 
-/// Reads how long labels are valid: at least the time after which NFD reads its files again, and at
-/// most a year.
+/// Reads how long labels are valid: at least as long as NFD waits before it reads its files again,
+/// and at most a year.
 fn valid(text: &str) -> Result<Duration, &'static str> {
     const LEAST: Duration = Duration::from_secs(60);
     const MOST: Duration = Duration::from_secs(366 * 24 * 60 * 60);
@@ -190,8 +190,9 @@ fn own_name(context: &Context) -> Result<String, Failure> {
     node(text.trim()).map_err(|_| problem(&"it is no name"))
 }
 
-/// Reads what the metrics contain besides the inventory: the number of the log's events, the times
-/// of the records, and the guests. Leaves out the log for users other than root.
+/// Reads what the metrics contain besides the inventory: the number of each kind of events in the
+/// log, the times of the records, and the guests. Leaves out the events if the user may not read
+/// the log.
 fn told(context: &Context, sources: &Sources) -> Result<Told, Failure> {
     let state = State::new(&context.root);
     let acts = state.readable().is_ok().then(|| {

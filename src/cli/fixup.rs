@@ -23,7 +23,7 @@ use crate::libvirt::{Definition, replace};
 use crate::plan::fixup::{Fixed, fix};
 use crate::plan::{Level, Plan, words};
 
-/// The longest time until the small copy of a domain has started.
+/// The time that a trial may take.
 const DEADLINE: Duration = Duration::from_secs(120);
 
 /// Make a domain's XML match its vfio devices
@@ -76,7 +76,7 @@ struct Document<'p> {
     changed: bool,
     #[serde(flatten)]
     plan: Option<&'p Plan>,
-    /// The evidence that the new definition starts.
+    /// How it is known that the new definition starts.
     #[serde(skip_serializing_if = "Option::is_none")]
     trial: Option<Value>,
     xml: &'p str,
@@ -86,11 +86,12 @@ struct Document<'p> {
 }
 
 impl Fixup {
-    /// Plans, prints, and defines the domain if asked to.
+    /// Plans, prints, and defines the domain if asked to. Returns [`End::Refused`] if the domain
+    /// would still be refused or consent is missing.
     ///
     /// # Errors
-    /// The XML can't be read; libvirt can't be reached or refuses the new definition; errors of the
-    /// output. A domain that will still be refused, or lacks consent, is no error but exit code 1.
+    /// The XML can't be read; libvirt can't be reached or refuses the new definition; the output
+    /// can't be written.
     pub fn run(&self, context: &Context, out: &mut dyn Write) -> anyhow::Result<End> {
         let subject = self.about.subject_of(context);
         let defines = self.define || self.confirm;
@@ -162,7 +163,7 @@ impl Fixup {
         Ok(end)
     }
 
-    /// Prints the requested output on stdout, and the reasons on stderr.
+    /// Prints to stdout what the user asked for, and the reasons to stderr.
     fn show(
         &self,
         context: &Context,
@@ -218,8 +219,7 @@ impl Fixup {
         Ok(())
     }
 
-    /// Finds out whether a domain starts, before it is defined; `None` with `--no-trial` or
-    /// `--dry-run`.
+    /// Finds out whether the changed domain starts; `None` with `--no-trial` or `--dry-run`.
     fn see(
         &self,
         context: &Context,
@@ -247,8 +247,8 @@ impl Fixup {
         })
     }
 
-    /// Returns an error unless the changed domain is known to start. Accepts any domain if `seen`
-    /// is `None`, as the user wants no trial.
+    /// Returns an error unless `seen` shows that the changed domain starts. Without a trial
+    /// (`None`), accepts any domain.
     fn judge(
         &self,
         context: &Context,
@@ -359,7 +359,7 @@ fn document<'p>(
     }
 }
 
-/// Writes a difference: with colours if the output has them, and to the byte if it is no terminal.
+/// Prints a diff: with colours if stdout shows them, and unchanged if it is no terminal.
 fn show_diff(out: &mut dyn Write, diff: &str) -> io::Result<()> {
     let stdout = io::stdout();
     let has_colours = AutoStream::choice(&stdout) != anstream::ColorChoice::Never;
@@ -380,7 +380,7 @@ fn show_diff(out: &mut dyn Write, diff: &str) -> io::Result<()> {
     Ok(())
 }
 
-/// Returns the difference in unified form with virt-xml's headers; empty if there is none.
+/// Returns the difference as a unified diff with virt-xml's headers; empty if there is none.
 #[must_use]
 pub fn diff(before: &str, after: &str) -> String {
     if before == after {

@@ -40,11 +40,12 @@ struct Document<'l> {
 }
 
 impl Learn {
-    /// Learns, prints the result, and keeps it.
+    /// Learns, prints the result, and keeps it. Returns [`End::Refused`] if nothing can be learned
+    /// from the log.
     ///
     /// # Errors
-    /// There is no such domain; libvirt can't be reached; the log may not be read, or its result
-    /// can't be kept. A log that tells nothing is no error but exit code 1.
+    /// There is no such domain; libvirt can't be reached; the log may not be read; the result can't
+    /// be kept.
     pub fn run(&self, context: &Context, out: &mut dyn Write) -> anyhow::Result<End> {
         context.refuse_recorded("a domain of this libvirt has not run on a recorded host")?;
         context.refuse_remote()?;

@@ -1,4 +1,4 @@
-//! `gfxplane list`: lists the host's vfio devices and the knowledge about their displays.
+//! `gfxplane list`: lists the host's vfio devices, and what is known about their displays.
 
 use std::io::Write;
 
@@ -25,7 +25,7 @@ impl List {
     /// Prints the list.
     ///
     /// # Errors
-    /// Errors of the output.
+    /// The output can't be written.
     pub(crate) fn run(&self, context: &Context, out: &mut dyn Write) -> anyhow::Result<End> {
         let inventory = inventory(&Sources::read(&context.root));
         if self.json {
@@ -43,10 +43,12 @@ impl List {
     }
 }
 
-/// A line of the list: its name, the parts before the display, the finding, and the requirements.
+/// A line of the list: the name, the parts before the display, the display with its evidence, and
+/// its requirements.
 type Entry<'i> = (String, Vec<Option<String>>, &'i Finding, &'i [Hint]);
 
-/// Returns the list as text. `none` is the text for an empty list.
+/// Returns the list as text. `nouns` are the singular and the plural, `none` is the text for an
+/// empty list.
 fn list(nouns: (&str, &str), none: &str, entries: &[Entry<'_>]) -> Page {
     let mut page = Page::default();
     if entries.is_empty() {
@@ -81,7 +83,7 @@ fn list(nouns: (&str, &str), none: &str, entries: &[Entry<'_>]) -> Page {
     page
 }
 
-/// Returns the devices as text, and why graphics cards offer no vGPU.
+/// Returns the devices as text, and what keeps graphics cards from offering vGPUs.
 #[must_use]
 pub fn devices(inventory: &Inventory) -> Page {
     let entries = inventory.devices.iter().map(|one| {
@@ -139,7 +141,7 @@ pub(crate) fn display(finding: &Finding) -> String {
     }
 }
 
-/// Describes the options that are needed whenever the display is used; `None` if none is needed.
+/// Describes the options that the display always needs; `None` if it needs none.
 fn needs(hints: &[Hint]) -> Option<String> {
     let always = hints.iter().filter(|hint| hint.purpose.is_none());
     let words: Vec<String> = always
@@ -148,8 +150,8 @@ fn needs(hints: &[Hint]) -> Option<String> {
     (!words.is_empty()).then(|| format!("needs {}", words.join(" ")))
 }
 
-/// Returns the source of the facts and any source that disagrees: ` by probe`, ` by sibling`,
-/// ` by rule gvt-g; probe: in-use`. Empty if there is no source.
+/// Describes the evidence for the facts, and any that contradicts it: ` by probe`, ` by sibling`, `
+/// by rule gvt-g; probe: in-use`. Empty if there is none.
 fn known_by(finding: &Finding) -> String {
     let Some(evidence) = &finding.evidence else {
         return String::new();

@@ -1,4 +1,4 @@
-//! `gfxplane log`: lists the changes of domains, with their times and reasons.
+//! `gfxplane log`: lists the changes to domains, with times and reasons.
 
 use std::io::Write;
 
@@ -38,7 +38,7 @@ impl Log {
     /// Prints the log, the oldest entry first.
     ///
     /// # Errors
-    /// The log may not be read; errors of the output.
+    /// The log may not be read; the output can't be written.
     pub fn run(&self, context: &Context, out: &mut dyn Write) -> anyhow::Result<End> {
         let state = State::new(&context.root);
         state.readable().map_err(|error| {
@@ -79,7 +79,7 @@ impl Log {
     }
 }
 
-/// Returns an entry for people: a line, and below it the changes with their reasons.
+/// Returns an entry as lines of text: the entry itself, and then its changes with their reasons.
 fn lines(entry: &Entry) -> Vec<String> {
     let because = |reason: &Option<String>| match reason {
         Some(reason) => format!(": {reason}"),

@@ -1,4 +1,4 @@
-//! The arguments, tables and exit codes that the programs share. Only this room prints anything.
+//! The arguments, tables and exit codes that the programs share. Only this module prints anything.
 
 pub mod check;
 pub mod collect;
@@ -66,7 +66,7 @@ pub struct GlobalArgs {
     pub color: clap::ColorChoice,
 }
 
-/// The end of a command that did not fail, the best first.
+/// How a command ended that did not fail; the best first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum End {
     /// Done, or nothing to do: exit code 0.
@@ -78,7 +78,7 @@ pub enum End {
 }
 
 impl End {
-    /// Returns the end of a command that did all that it should, or did not.
+    /// Returns [`End::Done`] for `true`, [`End::Refused`] for `false`.
     pub fn of(is_done: bool) -> Self {
         if is_done { End::Done } else { End::Refused }
     }
@@ -111,7 +111,10 @@ impl GlobalArgs {
 }
 
 /// Returns the recorded host in a directory, or in the `root` below it, as `gfxplane collect` makes
-/// it. Returns an error if there is none.
+/// it.
+///
+/// # Errors
+/// There is no recorded host.
 fn recorded(path: PathBuf) -> Result<Root, Failure> {
     let is_host = |path: &Path| {
         ["sys", "etc", "run", "var"]
@@ -137,7 +140,7 @@ fn recorded(path: PathBuf) -> Result<Root, Failure> {
 }
 
 /// Returns the exit code of a command: 0 done, 1 refused or unknown, 2 usage, 3 the environment
-/// lacks something, 4 internal. A closed pipe is no failure.
+/// lacks something, 4 internal. Prints the error. A closed pipe is no failure.
 #[must_use]
 pub fn exit_code(result: &anyhow::Result<End>) -> u8 {
     match result {
@@ -169,10 +172,10 @@ fn code(error: &anyhow::Error) -> u8 {
     }
 }
 
-/// Returns the result of reading what the user gave, such as a domain. `what`: its name.
+/// Returns the result of reading something that the user gave, such as a file. `what` is its name.
 ///
 /// # Errors
-/// [`Failure::Refused`], with the name.
+/// [`Failure::Refused`], with `what` before the error.
 pub(crate) fn refused<T>(
     what: impl fmt::Display,
     result: Result<T, impl fmt::Display>,
@@ -180,12 +183,12 @@ pub(crate) fn refused<T>(
     result.map_err(|error| Failure::Refused(format!("{what}: {error}")))
 }
 
-/// Reads a number of seconds.
+/// Reads a number of seconds from an option.
 pub(crate) fn seconds(text: &str) -> Result<f64, &'static str> {
     text.parse().map_err(|_| "expected a number of seconds")
 }
 
-/// Returns the time that the option `--deadline` gives a QEMU to start.
+/// Checks and returns the time of the option `--deadline`.
 ///
 /// # Errors
 /// The time is not above 0, or longer than an hour.
@@ -199,15 +202,15 @@ pub(crate) fn deadline(seconds: f64) -> Result<Duration, Failure> {
     )))
 }
 
-/// Reads a number of things.
+/// Reads a whole number from an option.
 pub(crate) fn number(text: &str) -> Result<usize, &'static str> {
     text.parse().map_err(|_| "expected a whole number")
 }
 
-/// Writes a value as JSON, with `\uXXXX` for each character that may harm a terminal.
+/// Prints a value as JSON, with `\uXXXX` for each character that may harm a terminal.
 ///
 /// # Errors
-/// Errors of the output.
+/// The output can't be written.
 pub fn json(out: &mut dyn Write, value: &impl serde::Serialize) -> anyhow::Result<()> {
     let mut escaped = String::new();
     // Outside of its texts, JSON has only harmless characters and line endings.

@@ -28,8 +28,8 @@ impl NodedevDumpxml {
     /// Prints the XML.
     ///
     /// # Errors
-    /// There is no such device; libvirt can't be reached or its XML can't be read; errors of the
-    /// output.
+    /// There is no such device; libvirt can't be reached or its XML can't be read; the output can't
+    /// be written.
     pub(crate) fn run(&self, context: &Context, out: &mut dyn Write) -> anyhow::Result<End> {
         let sources = Sources::read(&context.root);
         context.warn(&sources.host.warnings);

@@ -1,4 +1,4 @@
-//! `gfxplane nodedev-list`: lists the node devices that have to do with vfio displays.
+//! `gfxplane nodedev-list`: lists the node devices to which nodedev-dumpxml adds a capability.
 
 use std::io::Write;
 
@@ -25,7 +25,7 @@ impl NodedevList {
     /// Prints the names, one a line.
     ///
     /// # Errors
-    /// libvirt can't be reached; errors of the output.
+    /// libvirt can't be reached; the output can't be written.
     pub(crate) fn run(&self, context: &Context, out: &mut dyn Write) -> anyhow::Result<End> {
         if !self.offline && context.is_remote() {
             let problem = "nodedev-list is about the devices of this host: leave -c out";

@@ -42,8 +42,8 @@ pub(crate) struct OverviewArgs {
 }
 
 impl OverviewArgs {
-    /// Returns the first option of the overview that was given; `None` if there is none, as there
-    /// must be with a verb.
+    /// Returns the first option of the overview that the user gave, if any. They are wrong with a
+    /// verb.
     #[must_use]
     pub(crate) fn given(&self) -> Option<&'static str> {
         [
@@ -55,11 +55,10 @@ impl OverviewArgs {
         .find_map(|(is_given, name)| is_given.then_some(name))
     }
 
-    /// Prints the overview.
+    /// Prints the overview. Returns [`End::Lacking`] if libvirt could not tell the guests.
     ///
     /// # Errors
-    /// libvirt is another host's; errors of the output and of the file. Guests that could not be
-    /// asked are no error but exit code 3, after all the rest was printed.
+    /// libvirt is on another host; the file or the output can't be written.
     pub(crate) fn run(&self, context: &Context, out: &mut dyn Write) -> anyhow::Result<End> {
         let mut found = read(context, self.all)?;
         let warnings = std::mem::take(&mut found.warnings);
@@ -83,9 +82,9 @@ impl OverviewArgs {
     }
 }
 
-/// Writes a file that the user names as a whole, so that nobody ever sees half of it, or writes to
-/// `out` for `-`. Follows a link. Writes into a path that is no regular file, such as `/dev/stdout`
-/// or a FIFO, without replacing it.
+/// Writes the file that the user named, so that nobody ever sees half of it; for `-`, writes to
+/// `out`. Follows a link. Writes into a path that is no regular file, such as `/dev/stdout` or a
+/// FIFO, without replacing it.
 pub(super) fn write_to(
     path: &Path,
     text: &str,
@@ -106,7 +105,7 @@ pub(super) fn write_to(
     Ok(written.map_err(failed)?)
 }
 
-/// Writes a file as a whole, and replaces any file of its name.
+/// Writes a new file, which then replaces any earlier one as a whole.
 pub(super) fn replace_whole(path: &Path, text: &str, is_program: bool) -> io::Result<()> {
     use std::os::unix::fs::PermissionsExt;
     let directory = match path.parent() {
@@ -129,7 +128,7 @@ pub(super) fn replace_whole(path: &Path, text: &str, is_program: bool) -> io::Re
 /// Reads the host and its guests, and makes the overview.
 ///
 /// # Errors
-/// libvirt is another host's, whose devices can't be seen from here.
+/// libvirt is on another host, whose devices can't be seen from here.
 pub fn read(context: &Context, all: bool) -> Result<Overview, Failure> {
     let surroundings = HostSurroundings::new(context, true, None, None)?;
     let sources = Sources::read(&context.root);
@@ -177,7 +176,7 @@ pub fn read(context: &Context, all: bool) -> Result<Overview, Failure> {
 pub(super) struct Guests {
     pub(super) domains: Vec<Defined>,
     pub(super) from: GuestsFrom,
-    /// The reason why the domains are not known.
+    /// The reason why the domains are not known; `None` if they are.
     unknown: Option<Problem>,
 }
 
@@ -230,7 +229,7 @@ pub(super) fn guests(context: &Context, warnings: &mut Vec<Warning>) -> Guests {
     }
 }
 
-/// Returns why the guests are not known. `failure`: libvirt's, if it was asked.
+/// Returns why the guests are not known. `failure` is libvirt's error, if libvirt was asked.
 fn unknown(context: &Context, failure: Option<String>) -> Problem {
     let is_recorded = context.root.is_recorded();
     let uri = context.connect.as_deref().unwrap_or(SYSTEM);
@@ -265,13 +264,13 @@ fn unknown(context: &Context, failure: Option<String>) -> Problem {
 /// A line of the overview, with its details.
 struct Row {
     depth: usize,
-    /// `None` for a line that can be neither right nor wrong.
+    /// The verdict; `None` for a line that can be neither right nor wrong.
     verdict: Option<Level>,
     name: String,
     /// The text after the name. Empty parts are left out.
     parts: Vec<String>,
     problems: Vec<Problem>,
-    /// The command that shows the screen.
+    /// The command with which the user can see the screen.
     look: Option<String>,
 }
 
@@ -294,7 +293,7 @@ impl Row {
     }
 }
 
-/// Returns the first line, with all numbers.
+/// Returns the first line: the counts, and what is wrong.
 fn headline(overview: &Overview) -> String {
     let summary = overview.summary;
     let gpus = match summary.gpus {
@@ -331,7 +330,7 @@ fn headline(overview: &Overview) -> String {
 /// Returns the lines of the overview, in groups: one for each graphics card.
 fn groups(overview: &Overview) -> Vec<Vec<Row>> {
     let mut groups: Vec<Vec<Row>> = Vec::new();
-    // A reason that is no problem is in the first line.
+    // If the reason is no problem, it is already in the first line.
     if let Some(problem) = overview
         .guests_unknown
         .as_ref()

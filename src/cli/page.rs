@@ -1,4 +1,4 @@
-//! Lays out text for people: the verdict first, a device named in full once, words wrapped at the
+//! Lays out text for people: the verdict first, each UUID in full once, words wrapped at the
 //! terminal's width, commands whole, colours on a terminal.
 
 use std::collections::BTreeSet;
@@ -24,12 +24,12 @@ const UUID: usize = 36;
 #[derive(Debug)]
 pub struct Page {
     items: Vec<Item>,
-    /// The number of columns before a paragraph.
+    /// The number of columns to the left of each paragraph.
     gutter: usize,
 }
 
 impl Default for Page {
-    /// Makes a page of paragraphs that have a verdict.
+    /// Makes an empty page of paragraphs that may have a verdict.
     fn default() -> Self {
         Page {
             items: Vec::new(),
@@ -59,7 +59,7 @@ enum Item {
 }
 
 impl Page {
-    /// Makes a page of paragraphs without a verdict.
+    /// Makes an empty page of paragraphs without a verdict.
     #[must_use]
     pub fn without_verdicts() -> Self {
         Page {
@@ -73,8 +73,8 @@ impl Page {
         self.items.push(Item::Blank);
     }
 
-    /// Adds a paragraph: a verdict, a name, and a text after it. Either text may be empty. `depth`:
-    /// the depth in the tree.
+    /// Adds a paragraph: a verdict, a name, and the text `rest` after it. Name and text may be
+    /// empty. `depth` is the depth in the tree.
     pub fn words(&mut self, verdict: Option<Verdict>, depth: usize, name: &str, rest: &str) {
         self.items.push(Item::Words {
             verdict,
@@ -84,8 +84,8 @@ impl Page {
         });
     }
 
-    /// Adds commands, which are not wrapped, so that the user can paste them. `word`: their
-    /// purpose.
+    /// Adds commands, which are not wrapped, so that the user can paste them. `word` is their
+    /// purpose, such as `fix`.
     pub fn commands(&mut self, depth: usize, word: &'static str, commands: &[String]) {
         self.items.extend(commands.iter().map(|text| Item::Command {
             depth,
@@ -102,7 +102,7 @@ impl Page {
         });
     }
 
-    /// Returns the text with colours, wrapped to `width` columns.
+    /// Returns the page as text with colours, wrapped to `width` columns.
     #[must_use]
     pub fn text(&self, width: usize) -> String {
         let mut names = Names::of(&self.items);
@@ -133,11 +133,10 @@ impl Page {
         out
     }
 
-    /// Writes the text in the form that suits the output: with colours or without, and with the
-    /// output's width.
+    /// Prints the page, with colours if the output shows them, and wrapped to the output's width.
     ///
     /// # Errors
-    /// Errors of the output.
+    /// The output can't be written.
     pub(crate) fn print(&self, out: &mut dyn Write) -> io::Result<()> {
         let text = self.text(columns(io::stdout()));
         // `--color` has set the choice of all streams.
@@ -153,7 +152,7 @@ impl Page {
 /// The UUIDs of a page.
 struct Names<'p> {
     all: BTreeSet<&'p str>,
-    /// The UUIDs that were named in full.
+    /// The UUIDs that were already written in full.
     named: BTreeSet<String>,
 }
 
@@ -169,8 +168,8 @@ impl<'p> Names<'p> {
         }
     }
 
-    /// Returns a text with short names for the UUIDs that were named before. A name that is nothing
-    /// but a UUID stays.
+    /// Shortens the UUIDs in a text that were already written in full. Keeps a UUID that is the
+    /// whole text or follows a quotation mark.
     fn shorten(&mut self, text: &str) -> String {
         if text.len() == UUID && uuids(text).next().is_some() {
             self.named.insert(text.to_owned());
@@ -191,8 +190,8 @@ impl<'p> Names<'p> {
         made + &text[end..]
     }
 
-    /// Returns the beginning of a UUID, or its end if another UUID begins in the same way. Returns
-    /// the whole UUID if neither is unique.
+    /// Returns the first 8 characters of a UUID with `…`; its last 12 if another UUID on the page
+    /// has the same beginning; or all of it if that does not help.
     fn short(&self, uuid: &str) -> String {
         let (first, last) = (&uuid[..8], &uuid[24..]);
         let count = |has: &dyn Fn(&str) -> bool| self.all.iter().filter(|one| has(one)).count();
@@ -206,7 +205,7 @@ impl<'p> Names<'p> {
     }
 }
 
-/// Returns the UUIDs in a text, with their places.
+/// Returns the UUIDs in a text, each with its byte offset.
 fn uuids(text: &str) -> impl Iterator<Item = (usize, &str)> {
     let mut at = 0;
     std::iter::from_fn(move || {
@@ -223,8 +222,8 @@ fn uuids(text: &str) -> impl Iterator<Item = (usize, &str)> {
     })
 }
 
-/// Writes a command on a line of its own. If its comment does not fit on that line, the comment
-/// comes below, in lines that are shell comments.
+/// Adds a command on a line of its own to `out`. If its comment does not fit on that line, the
+/// comment comes below, as lines of shell comments.
 fn command(out: &mut String, at: usize, word: &str, text: &str, width: usize) {
     let style = AnsiColor::Cyan.on_default();
     let blank = " ".repeat(at);
@@ -315,19 +314,19 @@ fn wrap(
     }
 }
 
-/// Makes a text from another source a single line that harms no terminal.
+/// Makes a text a single line that can't do harm to a terminal.
 pub(super) fn one_line(text: &str) -> String {
     let words: Vec<&str> = text.split_whitespace().collect();
     plain(&words.join(" "))
 }
 
-/// Makes a command harmless for a terminal. Keeps its blanks and its length, so that the user can
-/// paste it.
+/// Makes a command harmless for a terminal. Keeps its blanks and does not shorten it, so that the
+/// user can paste it.
 pub(super) fn whole_command(command: &str) -> String {
     plain_up_to(usize::MAX, command)
 }
 
-/// Returns a number with its noun.
+/// Returns a number with its noun: `one` or `many`.
 pub(super) fn count(number: usize, one: &str, many: &str) -> String {
     format!("{number} {}", if number == 1 { one } else { many })
 }

@@ -1,15 +1,15 @@
-//! Shows long output in the user's pager, as git does: only on a terminal, and with the pager that
-//! `PAGER` names.
+//! Shows long output in the user's pager, as git does: only on a terminal, in the program that
+//! `PAGER` names, or else in less.
 
 use std::io::{self, IsTerminal, Stdout, Write};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 
-/// An output that the pager shows. The first byte starts the pager. Dropping this value waits for
-/// its end.
+/// An output that the pager shows. The first byte starts the pager. Dropping this value waits until
+/// the pager has ended.
 #[derive(Debug, Default)]
 pub(crate) struct Paged {
     pager: Option<Child>,
-    /// The pager's input, once it was started.
+    /// The pager's input or stdout; `None` before the first byte.
     input: Option<Input>,
     /// All text that the pager got, to print it if the pager can't be run.
     text: Vec<u8>,
@@ -22,7 +22,7 @@ enum Input {
 }
 
 impl Paged {
-    /// Starts the pager; without a pager, the output goes to stdout.
+    /// Starts the pager at the first call. If there is none, the output goes to stdout.
     fn begin(&mut self) -> &mut Input {
         let pager = &mut self.pager;
         self.input.get_or_insert_with(|| {

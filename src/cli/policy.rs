@@ -36,14 +36,14 @@ pub struct PolicyCommand {
     json: bool,
 }
 
-/// The policy of one domain, as it is shown.
+/// What the command shows about the policy of one domain.
 #[derive(Serialize)]
 struct Shown {
     format: u32,
     domain: String,
-    /// The rows by name: the host's word, the domain's own, and the one in effect.
+    /// The settings by name: the host's value, the domain's own, and the one in effect.
     policy: Vec<Row>,
-    /// The reason why the daemon leaves the domain alone; `None` if it does not.
+    /// The reason why the daemon leaves the domain alone; `None` if it manages the domain.
     #[serde(skip_serializing_if = "Option::is_none")]
     hands_off: Option<String>,
     notes: Vec<String>,
@@ -61,7 +61,8 @@ impl PolicyCommand {
     /// Shows the policy, or sets it.
     ///
     /// # Errors
-    /// An unknown word; the domain's own policy can't be read; libvirt can't be reached or refuses.
+    /// A setting is unknown; the domain's own policy can't be read; libvirt can't be reached or
+    /// refuses.
     pub fn run(&self, context: &Context, out: &mut dyn Write) -> anyhow::Result<End> {
         let words = self.parsed()?;
         let sets = self.clear || !words.is_empty();
@@ -82,7 +83,10 @@ impl PolicyCommand {
         Ok(End::Done)
     }
 
-    /// Returns the arguments, each as a name and a value.
+    /// Returns the arguments as keys and values. An empty value removes the key.
+    ///
+    /// # Errors
+    /// An argument is not KEY=VALUE, is unknown, or occurs twice.
     fn parsed(&self) -> Result<Vec<(&str, &str)>, Failure> {
         let mut all: Vec<(&str, &str)> = Vec::new();
         let mut tried = Wishes::default();
@@ -243,8 +247,8 @@ impl PolicyCommand {
     }
 }
 
-/// Returns the element for the metadata without its namespace, which libvirt adds; `None` for no
-/// wishes.
+/// Returns the element `<policy>` for the metadata, without its namespace, which libvirt adds;
+/// `None` if no setting has a value.
 fn element(wishes: &Wishes) -> Option<String> {
     let attributes: String = wishes
         .words()

@@ -1,4 +1,4 @@
-//! `gfxplane probe`, which is also `gfxplane-probe`.
+//! The verb `probe` of `gfxplane`, and all of `gfxplane-probe` that a person types.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -92,7 +92,7 @@ pub struct Probe {
     pub(super) deadline: Option<f64>,
 }
 
-/// The JSON about one device.
+/// What the JSON has about one device.
 #[derive(Debug, Serialize)]
 pub(super) struct Row {
     id: DeviceId,
@@ -110,11 +110,12 @@ pub(super) struct Row {
 }
 
 impl Probe {
-    /// Asks through `prober`, prints the answers, and announces new ones.
+    /// Probes devices through `prober`, prints the answers, and announces new ones. Returns
+    /// [`End::Refused`] if a device does not answer.
     ///
     /// # Errors
-    /// A text that names no device; errors of the output. A device that does not answer is no error
-    /// but exit code 1, or 3 if the host lacks what a probe needs.
+    /// A text names no device; a temporary device can't be made; the host lacks what all the probes
+    /// need; the output can't be written.
     pub fn run(
         &self,
         context: &Context,
@@ -180,13 +181,16 @@ impl Probe {
     }
 
     /// Returns the devices that the user names.
+    ///
+    /// # Errors
+    /// A text names no device.
     pub(super) fn named(&self) -> Result<Vec<DeviceId>, Failure> {
         let id = |text: &String| DeviceId::from_user(text);
         let ids: Result<_, _> = self.devices.iter().map(id).collect();
         ids.map_err(|error| Failure::Usage(error.to_string()))
     }
 
-    /// Prints the results as text or JSON.
+    /// Prints the devices' answers as text or JSON.
     pub(super) fn print(&self, rows: &[Row], out: &mut dyn Write) -> anyhow::Result<()> {
         if self.json {
             json(out, &json!({"format": FORMAT, "probes": rows}))
@@ -202,7 +206,7 @@ impl Probe {
         }
     }
 
-    /// Creates the device for which `--type` asks.
+    /// Creates a temporary device of the type that `--type` names.
     fn instantiate(
         &self,
         root: &Root,
@@ -298,7 +302,7 @@ fn ask_all(
     outcomes
 }
 
-/// Returns the path of the program that opens devices: next to the running one, or in `bin`.
+/// Returns the path of the program that opens devices: next to the running program, or in `bin`.
 ///
 /// # Errors
 /// The program is not there.
@@ -365,7 +369,7 @@ fn sentence(row: &Row) -> String {
     }
 }
 
-/// Describes what the kernel lacks to open a device in this way.
+/// Describes what the kernel lacks to open a device through `path`.
 fn no_vfio(path: Option<OpenPath>, step: Option<Step>) -> &'static str {
     match (path, step) {
         (Some(OpenPath::Cdev), Some(Step::Iommufd)) => {
@@ -381,8 +385,10 @@ fn no_vfio(path: Option<OpenPath>, step: Option<Step>) -> &'static str {
     }
 }
 
-/// Returns the end of the command. It is done if all devices have answered, an error (exit code 3)
-/// if none could be asked because the host lacks something, and refused otherwise.
+/// Returns how the command ends: done if all devices have answered, or else refused.
+///
+/// # Errors
+/// The host lacks what is needed to ask any of them.
 pub(super) fn end(rows: &[Row]) -> anyhow::Result<End> {
     let lacking = |row: &Row| match &row.facts.display {
         Display::Unknown(Reason::Permission) => Some("no permission to open it: run as root"),

@@ -5,7 +5,7 @@ use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread::{JoinHandle, spawn};
 use std::time::{Duration, Instant};
 
-/// A line on stderr with the work that is being done, and for how many seconds already. The line
+/// A line on stderr: what is being done, and how many seconds it has taken so far. The line
 /// disappears when this value is dropped.
 #[derive(Debug)]
 pub(crate) struct Progress(Option<(Sender<()>, JoinHandle<()>)>);

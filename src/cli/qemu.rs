@@ -30,7 +30,7 @@ pub(crate) struct QemuCommand {
     json: bool,
 }
 
-/// Reads the path of an emulator, and makes it absolute, as libvirt names it.
+/// Reads the path of an emulator, and makes it absolute, as libvirt's names of emulators are.
 fn absolute(text: &str) -> std::io::Result<PathBuf> {
     std::path::absolute(text)
 }
@@ -43,10 +43,10 @@ struct Row {
 }
 
 impl QemuCommand {
-    /// Finds out and prints.
+    /// Finds out the abilities, and prints them. Returns [`End::Refused`] if some are not known.
     ///
     /// # Errors
-    /// Errors of the output. An unknown ability is no error but exit code 1.
+    /// The output can't be written.
     pub(crate) fn run(&self, context: &Context, out: &mut dyn Write) -> anyhow::Result<End> {
         let mut warnings = Vec::new();
         let mut emulators: BTreeSet<PathBuf> = self.emulators.iter().cloned().collect();

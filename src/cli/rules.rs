@@ -40,7 +40,7 @@ impl RulesCommand {
     /// Prints the rules.
     ///
     /// # Errors
-    /// Errors of the output.
+    /// The output can't be written.
     pub(crate) fn run(&self, context: &Context, out: &mut dyn Write) -> anyhow::Result<End> {
         let sources = Sources::read(&context.root);
         if self.export {

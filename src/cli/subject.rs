@@ -16,10 +16,10 @@ use crate::plan::commands::{self, Names};
 use crate::plan::{Fix, Note};
 use crate::xml;
 
-/// Parses the name of a domain or a file.
+/// Returns the name of a domain or a file.
 ///
 /// # Errors
-/// It is empty.
+/// The name is empty.
 pub(crate) fn name(text: &str) -> Result<String, &'static str> {
     if text.is_empty() {
         Err("the name of the domain is empty: expected a name, a UUID or a file")
@@ -99,8 +99,8 @@ impl SubjectArgs {
         }
     }
 
-    /// Returns the source that the argument names. On a recorded host that is a domain's file in
-    /// the recording, if there is one and the user has named no libvirt.
+    /// Returns the source that the argument names. For a domain of a recorded host, this is the
+    /// domain's file in the recording, unless there is none or the user has named a libvirt.
     #[must_use]
     pub(crate) fn subject_of(&self, context: &Context) -> Subject {
         let subject = self.subject();
@@ -122,7 +122,7 @@ impl SubjectArgs {
         matches!(self.subject(), Subject::Domain(_))
     }
 
-    /// Reads the XML. For a domain, it is the persistent definition without its secrets.
+    /// Reads the XML. From libvirt, it is the persistent definition without its secrets.
     ///
     /// # Errors
     /// The XML can't be read or is not UTF-8; libvirt has no such domain.
@@ -143,7 +143,7 @@ impl SubjectArgs {
     /// Returns the surroundings of the domain.
     ///
     /// # Errors
-    /// libvirt is another host's, of which nothing is known here.
+    /// libvirt is on another host, about which nothing is known here.
     pub(crate) fn surroundings<'c>(
         &self,
         context: &'c Context,
@@ -153,7 +153,7 @@ impl SubjectArgs {
         HostSurroundings::new(context, self.asks_libvirt(), qemu, libvirt)
     }
 
-    /// Returns the names of the subject for commands.
+    /// Returns the names by which commands refer to this domain or file.
     #[must_use]
     pub(crate) fn names(&self, context: &Context) -> Names {
         let connect = context.connect.as_deref();
@@ -166,7 +166,7 @@ impl SubjectArgs {
         }
     }
 
-    /// Turns the fixes of notes into commands for this subject.
+    /// Replaces the fixes in the notes by commands about this domain or file.
     pub(crate) fn name_in(&self, context: &Context, notes: &mut [Note]) {
         let names = self.names(context);
         for fix in notes.iter_mut().flat_map(|note| &mut note.fixes) {
@@ -174,7 +174,7 @@ impl SubjectArgs {
         }
     }
 
-    /// Returns the wishes of the command line.
+    /// Returns the command line's wishes, which overrule the policy.
     #[must_use]
     pub(crate) fn wishes(&self) -> Wishes {
         Wishes {
@@ -186,7 +186,8 @@ impl SubjectArgs {
     }
 }
 
-/// Asks libvirt for a definition, for a command that also accepts a file.
+/// Returns libvirt's definition of a domain, with its passwords if `secrets` is true. An error
+/// advises to give a file instead.
 ///
 /// # Errors
 /// There is no such domain, or libvirt can't be reached.
@@ -204,7 +205,7 @@ pub(crate) fn definition(
     })
 }
 
-/// Returns a file as an argument in a shell, which no program mistakes for an option.
+/// Returns a file's path as an argument in a shell, which no program takes for an option.
 pub(super) fn argument(path: &Path) -> String {
     let text = path.to_string_lossy();
     let at = if text.starts_with('-') { "./" } else { "" };

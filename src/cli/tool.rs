@@ -126,7 +126,7 @@ pub fn run(arguments: Arguments, libvirt: Arc<dyn Libvirt>) -> anyhow::Result<En
         arguments.verb,
         Some(Verb::Undo(_) | Verb::NodedevDumpxml(_) | Verb::Export(_))
     );
-    // These may have colours. They let nothing of others through that a terminal acts on.
+    // These may print colours. They make texts from elsewhere harmless for a terminal themselves.
     let is_page = match &arguments.verb {
         None => true,
         Some(Verb::Rules(rules)) => !rules.export,
@@ -180,8 +180,9 @@ pub fn run(arguments: Arguments, libvirt: Arc<dyn Libvirt>) -> anyhow::Result<En
     flushed.and(end).map_err(unwritten)
 }
 
-/// Returns the error for an output that can't be written, and any other error as it is. Any other
-/// error of the system has a context when a verb returns it.
+/// Returns the error for an output that can't be written if `error` is an [`std::io::Error`]
+/// without a context: verbs give every other one a context. Returns any other error, and that of a
+/// closed pipe, as it is.
 fn unwritten(error: anyhow::Error) -> anyhow::Error {
     match error.downcast_ref::<std::io::Error>() {
         Some(lost) if lost.kind() != std::io::ErrorKind::BrokenPipe => {

@@ -37,12 +37,12 @@ pub struct Undo {
 }
 
 impl Undo {
-    /// Undoes our changes, or prints what would be undone.
+    /// Undoes our changes, or prints what would be undone. Returns [`End::Refused`] if none of our
+    /// changes is left. With `--all`, returns [`End::Lacking`] if a domain fails.
     ///
     /// # Errors
     /// libvirt can't be reached or refuses the definition; the remembered changes can't be read;
-    /// the daemon can't be told. If none of our changes still stands, that is no error but exit
-    /// code 1. With `--all`, a domain that fails is no error but exit code 3.
+    /// the daemon can't be kept away.
     pub fn run(&self, context: &Context, out: &mut dyn Write) -> anyhow::Result<End> {
         let Some(state) = context.state() else {
             let problem = "only what was done to domains of this machine's own libvirt (qemu:///system) is remembered: leave -c and --root out";

@@ -1,12 +1,12 @@
 //! `gfxplane verify`: finds out whether a domain starts, by starting a copy.
 //!
 //! The copy is a small domain with a name and UUID of its own ([`crate::plan::trial::reduce`]). It
-//! is paused and transient, and libvirt destroys it when our connection ends, however we end. So
+//! is paused and transient, and libvirt destroys it when our connection ends, even if we crash. So
 //! libvirt's command line, labels and clean-up are tried, and no definition is touched.
 //!
-//! The copy gets only devices that nobody uses (`idle.rs` finds that out). A problem that is not
-//! about the domain (a device in use, no libvirt, no answer in time) is a failure of the
-//! environment; a refusal is an answer.
+//! The copy gets only devices that nobody uses (`idle.rs`). A refusal of the domain is an answer.
+//! Any other problem (a device in use, no libvirt, no answer in time) is a failure of the
+//! environment.
 
 use std::io::Write;
 use std::time::Instant;
@@ -66,11 +66,11 @@ struct Report<'p> {
 }
 
 impl Verify {
-    /// Tries the domain, and prints the result.
+    /// Tries the domain, and prints the result. Returns [`End::Refused`] if the domain is refused.
     ///
     /// # Errors
-    /// The XML can't be read; the domain can't be tried ([`Failure::Environment`]); errors of the
-    /// output. A refusal is no error but exit code 1.
+    /// The XML can't be read; the domain can't be tried ([`Failure::Environment`]); the output
+    /// can't be written.
     pub fn run(&self, context: &Context, out: &mut dyn Write) -> anyhow::Result<End> {
         let deadline = deadline(self.deadline)?;
         context.refuse_recorded("a recorded host has no devices to start a domain with: `gfxplane check` predicts what would happen")?;
@@ -138,7 +138,7 @@ impl Verify {
     }
 }
 
-/// Starts the small copy through libvirt, and removes everything of it.
+/// Starts the small copy through libvirt, and removes everything that it leaves behind.
 fn try_it(
     context: &Context,
     reduced: &Reduced,
@@ -154,7 +154,7 @@ fn try_it(
         uuid,
         devices: &devices,
     };
-    // The user knows better whether a start is still under way.
+    // A mark of a start does not stop this trial: the user knows whether a start is under way.
     let start = copy.start_by(context.libvirt.as_ref(), limit, &|| Ok(()));
     Ok(start.map_err(Failure::from)?)
 }

@@ -1,9 +1,9 @@
-//! `gfxplane probe`: asks devices itself, or through a QEMU that is started for that.
+//! `gfxplane probe`: asks devices itself, or through a QEMU that is started for this purpose.
 //!
 //! Some drivers open a device only for a real QEMU: NVIDIA's manager looks for `-uuid` on the
 //! command line of the process that opens one. So `--via qemu` starts a paused domain with only
-//! that device and without OpenGL, as `gfxplane verify` does ([`crate::cli::verify`]), and accepts
-//! QEMU's answer as the device's ([`crate::plan::trial::said::display`]). QEMU opens the device as
+//! that device and without OpenGL, as `gfxplane verify` does ([`crate::cli::verify`]), and takes
+//! QEMU's answer for the device's ([`crate::plan::trial::said::display`]). QEMU opens the device as
 //! for a guest, with all that the device's driver then does, so gfxplane never does this unasked.
 
 use std::fs::OpenOptions;
@@ -41,8 +41,8 @@ use crate::publish::inventory::{Sources, active, rule_for};
 const DEADLINE: f64 = 120.0;
 
 /// The first libvirt that passes on `display` of a PCI device, in the form of
-/// `virConnectGetLibVersion`. Earlier versions drop the attribute silently, so that a start shows
-/// nothing.
+/// `virConnectGetLibVersion`. Earlier versions silently drop the attribute, so a start shows
+/// nothing about the display.
 const PCI_DISPLAY: u32 = 10_003_000;
 
 /// Ask devices what display they have
@@ -76,21 +76,21 @@ pub(super) enum Via {
     Qemu,
 }
 
-/// The settings that all devices of a run have in common.
+/// What is the same for all devices of one command.
 struct Asker<'c> {
     context: &'c Context,
     fresh: bool,
     deadline: Duration,
-    /// The QEMU that is started; `None` if libvirt chooses.
+    /// The QEMU to start; `None` if libvirt chooses.
     emulator: Option<PathBuf>,
 }
 
 impl ProbeCommand {
-    /// Asks the devices, prints the answers, and announces new ones.
+    /// Asks the devices, prints the answers, and announces new ones. Returns [`End::Refused`] if
+    /// QEMU's answer tells nothing.
     ///
     /// # Errors
-    /// The errors of [`Probe::run`]; QEMU can't be started. If QEMU's answer tells nothing, that is
-    /// no error but exit code 1.
+    /// The errors of [`Probe::run`]; QEMU can't be started.
     pub(crate) fn run(&self, context: &Context, out: &mut dyn Write) -> anyhow::Result<End> {
         match self.via {
             None => self.probe.run(context, &Prober::Program(prober()?), out),
@@ -178,7 +178,7 @@ impl Asker<'_> {
         }
     }
 
-    /// Keeps what a QEMU has said of a device, and returns it. `said` is `None` if QEMU has started.
+    /// Keeps and returns what QEMU has said of a device. `said` is `None` if QEMU has started.
     fn keep(&self, id: DeviceId, circumstances: Circumstances, said: Option<&str>) -> Outcome {
         let root = &self.context.root;
         let display = said::display(said);
@@ -203,8 +203,8 @@ impl Asker<'_> {
         }
     }
 
-    /// Returns QEMU's answer. The note says so if a measurement of the device itself differs, or if
-    /// the answer could not be kept.
+    /// Returns QEMU's answer. Its note mentions if a measurement of the device itself differs, or
+    /// if the answer could not be kept (`unkept`).
     fn answer(&self, id: DeviceId, said: &Record, unkept: Option<&io::Error>) -> Outcome {
         let version = said.qemu.as_ref().and_then(|qemu| qemu.version.as_ref());
         let version = version.map(|version| format!(" {version}"));
@@ -282,7 +282,7 @@ impl Asker<'_> {
         }
     }
 
-    /// Starts a QEMU with the device, and removes everything of it.
+    /// Starts a QEMU with the device, and removes everything that it leaves behind.
     fn start(&self, id: DeviceId, kvm: bool, term: Term<'_>) -> Result<Start, Failure> {
         let uuid = Uuid::new_v4();
         let text = domain_with(id, kvm, self.emulator.as_deref());
@@ -294,7 +294,7 @@ impl Asker<'_> {
         start
     }
 
-    /// Returns the version of the QEMU that is started, if the emulator is known.
+    /// Returns the version of the QEMU to start; `None` if it is not known.
     fn qemu(&self) -> Option<Version> {
         let emulator = self.emulator.as_deref()?;
         let ask = |emulator: &Path| self.context.domain_capabilities(emulator, true);
@@ -306,9 +306,8 @@ impl Asker<'_> {
     }
 }
 
-/// Returns a domain with one device, whose screen is the domain's only one. libvirt accepts
-/// `display='on'` only in a domain with graphics. VNC that listens nowhere is the simplest
-/// graphics, and has no OpenGL.
+/// Returns the XML of a domain with one device and no other screen. libvirt accepts `display='on'`
+/// only with graphics. VNC that listens nowhere is the simplest, and has no OpenGL.
 fn domain_with(id: DeviceId, kvm: bool, emulator: Option<&Path>) -> String {
     let virt_type = if kvm { "kvm" } else { "qemu" };
     let emulator = emulator.map_or_else(String::new, |path| {

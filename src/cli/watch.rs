@@ -8,7 +8,7 @@ use crate::cli::{End, GlobalArgs};
 use crate::daemon;
 use crate::libvirt::{Context, Libvirt};
 
-/// Runs the daemon of this host until it is told to end.
+/// Runs the daemon of this host until a signal ends it.
 ///
 /// # Errors
 /// Another daemon runs, or something that the daemon needs can't be opened.
@@ -29,10 +29,10 @@ pub(crate) struct Watch {
 }
 
 impl Watch {
-    /// Runs the daemon until it is told to end.
+    /// Runs the daemon.
     ///
     /// # Errors
-    /// The host is a recorded one or another; with `--once`, libvirt can't be reached.
+    /// The errors of [`daemon::run`].
     pub(crate) fn run(&self, context: &Context) -> anyhow::Result<End> {
         daemon::run(context, &prober()?, self.once)?;
         Ok(End::Done)

@@ -26,11 +26,12 @@ use crate::plan::fixup::Fixed;
 use crate::plan::{Change, Level, Note, words};
 use crate::predict::About;
 
-/// The number of times in a row that a definition is read again at once, because somebody else
-/// changed it while gfxplane fixed it.
+/// How often in a row the daemon looks at a domain again soon, or tries to restore a definition, if
+/// somebody else changes the definition at the same moment.
 pub(super) const AT_ONCE: u32 = 5;
 
-/// The number of times that [`SOON`] is doubled for a domain about which libvirt can't answer.
+/// The greatest number of times that the wait [`SOON`] is doubled while libvirt can't answer about
+/// a domain.
 const LONGEST: u32 = 8;
 
 impl Daemon<'_> {
@@ -54,7 +55,8 @@ impl Daemon<'_> {
         true
     }
 
-    /// Puts the task off, because a start or another job holds the domain, or libvirt is ending.
+    /// Puts the task off after an error: a start or another job has locked the domain, or libvirt
+    /// is ending.
     fn failed(&mut self, task: Task, error: &str) {
         self.failures += 1;
         let domain = self.domains.watched(task.uuid);
@@ -144,10 +146,9 @@ impl Daemon<'_> {
         Ok(())
     }
 
-    /// Ends the hook's request, because its domain was handled or never will be. Removes the
-    /// request's file last, so that the next daemon finds it if this one is killed before. If the
-    /// daemon is about to start the domain (`starts`), the file is removed before the start, which
-    /// may leave a new request.
+    /// Ends the hook's request for a domain, by removing its file. Call this last, so that the next
+    /// daemon finds the request if this one is killed before. But call it before starting the
+    /// domain (`starts`), because the hook may leave a new request at the start.
     pub(super) fn handled(&mut self, uuid: Uuid, starts: bool) {
         let Some(domain) = self.domains.known(uuid) else {
             return;
@@ -188,8 +189,8 @@ impl Daemon<'_> {
         self.report(kept);
     }
 
-    /// Writes lines about a domain, unless they are the same as the last ones about it. With an
-    /// event `what`, the first line also goes to the log.
+    /// Writes lines about a domain, unless they are the same as the last ones about it. If `what`
+    /// is an event, also adds the first line to the log.
     pub(super) fn say_of(&mut self, uuid: Uuid, lines: Vec<Note>, what: Option<What>) {
         let typed = operand(Some(&self.name(uuid)), Some(uuid));
         let news = self.domains.watched(uuid).news(lines);
@@ -300,8 +301,8 @@ impl Daemon<'_> {
         self.again(task, SOON);
     }
 
-    /// Remembers a change that libvirt has made without confirming it. Only the wanted changes can
-    /// be undone; any other difference may be somebody else's.
+    /// Remembers a change that was made although libvirt has not confirmed it. Only the wanted
+    /// changes can be undone, because any other difference may be somebody else's.
     fn was_done_after_all(&mut self, uuid: Uuid, definition: &Definition) {
         let domain = self.domains.watched(uuid);
         let done = domain.unsure.take();
@@ -325,10 +326,10 @@ impl Daemon<'_> {
         self.report(kept);
     }
 
-    /// Writes the changes to the log, and keeps what is needed to undo them. `base` is the
-    /// definition before them. `ours` is the definition with them as libvirt wrote it, if that was
-    /// seen. `after` is the present definition. Without `ours` and `after`, the changes can't be
-    /// undone, and a warning says so.
+    /// Writes the changes to the log, and keeps what is needed to undo them: the definition without
+    /// them (`base`) and with them (`ours` if libvirt was seen to write it, or else `after`, the
+    /// present one). Without both, they can't be undone; if libvirt does not answer, a warning says
+    /// so.
     fn keep(
         &mut self,
         uuid: Uuid,
@@ -377,7 +378,8 @@ impl Daemon<'_> {
     }
 
     /// Starts a domain that the hook has vetoed, if the settings ask for that and this definition
-    /// was not started yet. A thread of its own waits for the outcome, unless the daemon runs once.
+    /// was not started yet. A separate thread waits for the outcome, unless the daemon runs only
+    /// once.
     fn start(&mut self, libvirt: &dyn Libvirt, definition: &Definition) -> Result<(), Failure> {
         let Ok(uuid) = definition.uuid.parse() else {
             return Ok(());

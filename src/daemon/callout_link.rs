@@ -12,19 +12,20 @@ use crate::host::callout::{self, OF_DAEMON};
 use crate::host::config::CalloutLink;
 use crate::libvirt::{Failure, Libvirt, Sink};
 
-/// The URI of virtnodedevd, which has the node devices if each of libvirt's drivers has a daemon of
-/// its own, and the file with its process id.
+/// The URI of virtnodedevd, and (below) the file with its process id. virtnodedevd has the node
+/// devices if each of libvirt's drivers has its own daemon.
 const NODE_DEVICES: &str = "nodedev:///system";
 pub(super) const NODE_DEVICE_DAEMON: &str = "virtnodedevd.pid";
 
 /// The file with the process id of libvirtd, which has all drivers.
 const ALL_DRIVERS: &str = "libvirtd.pid";
 
-/// The time between two checks whether a daemon has ended, and the greatest number of checks.
+/// The time between two checks whether a daemon's process has ended, and the greatest number of
+/// checks.
 const LOOKS: (Duration, u32) = (Duration::from_millis(20), 3000);
 
-/// The number of attempts to connect to a daemon whose process id is there: its socket may come a
-/// moment later.
+/// The number of attempts to connect to a daemon that has written its process id: its socket may
+/// appear a moment later.
 const TRIES: u32 = 4;
 
 /// The libvirt daemon that has the node devices.
@@ -72,7 +73,8 @@ impl Daemon<'_> {
         }
     }
 
-    /// Handles the outcome of the wait with the number `turn`. Ignores an earlier wait.
+    /// Handles the outcome of the wait with the number `turn`. Does nothing if a later wait has
+    /// begun.
     pub(super) fn devices_are_listed(&mut self, turn: u64, listed: Listed) {
         if turn != self.devices.turn {
             return;
@@ -97,8 +99,8 @@ impl Daemon<'_> {
     }
 
     /// Handles the end of the connection to the daemon that has the devices. Removes the link only
-    /// once the daemon's process has ended: without the link, a daemon that is ending would first
-    /// have mdevctl list everything again, and end later.
+    /// after the daemon's process has ended: if it disappeared earlier, the ending daemon would
+    /// have mdevctl list all devices again, and end later.
     pub(super) fn devices_are_lost(&mut self) {
         self.devices.turn += 1;
         self.devices.listed = false;
@@ -118,8 +120,8 @@ impl Daemon<'_> {
         });
     }
 
-    /// Makes the link if the settings want it, libvirt does not tell displays itself, and libvirt
-    /// has listed its devices. Otherwise removes the link.
+    /// Makes the link if the settings want it, libvirt has listed its devices, and libvirt does not
+    /// show displays by itself. Otherwise removes the link.
     pub(super) fn set_link(&mut self) {
         let root = &self.context.root;
         let wanted = self.config.attributes

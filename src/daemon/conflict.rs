@@ -1,4 +1,4 @@
-//! Puts back a definition that somebody else wrote at the moment when we replaced it.
+//! Restores a definition that somebody else made while we replaced it.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::libvirt::definition_versions::{self, Replaced as Between, Version, Wa
 use crate::libvirt::{Definition, Failure, Libvirt, New, Replaced};
 use crate::plan::fixup::Fixed;
 
-/// Makes a definition from a text, as libvirt would print it.
+/// Makes a definition from its text, and adds the line break at the end.
 fn definition(uuid: Uuid, text: &str) -> Definition {
     Definition {
         uuid: uuid.to_string(),
@@ -40,12 +40,13 @@ pub(super) struct Moment {
 }
 
 impl Daemon<'_> {
-    /// Finds out which definition ours has replaced. Returns the definition that we changed, and
-    /// ours as libvirt wrote it, if that was seen. Returns `None` if ours has replaced somebody
-    /// else's definition, or has brought back a domain that somebody else had undefined; their
-    /// change is then restored. If nobody knows what was replaced, reports a possible loss. `seen`
-    /// are the versions of the definition that were seen meanwhile; without them, nothing can be
-    /// found out.
+    /// Finds out which definition we have replaced. Returns it, and ours as libvirt wrote it
+    /// (`None` if we did not see that).
+    ///
+    /// Returns `None` if we have replaced somebody else's definition, or defined a domain that
+    /// somebody else had undefined; their change is then restored. `seen` are the versions that
+    /// were caught meanwhile. If one was missed, reports that a change may be lost. Without `seen`,
+    /// assumes that nobody else changed the definition.
     pub(super) fn replaced(
         &mut self,
         libvirt: &dyn Libvirt,
@@ -85,8 +86,9 @@ impl Daemon<'_> {
         Ok(Some((base, ours)))
     }
 
-    /// Defines somebody else's definition again, which ours has replaced. The daemon then looks at
-    /// it like at any other. `ours` is our definition as libvirt wrote it, if that was seen.
+    /// Restores somebody else's definition, which we have replaced. The daemon then looks at the
+    /// domain again. Without `ours`, our definition as libvirt wrote it, only reports a possible
+    /// loss.
     fn put_back(
         &mut self,
         libvirt: &dyn Libvirt,
@@ -132,8 +134,8 @@ impl Daemon<'_> {
         Ok(())
     }
 
-    /// Undefines a domain that somebody else had undefined, and that our definition has brought
-    /// back. `ours` is that definition as libvirt wrote it, if that was seen.
+    /// Undefines a domain that somebody else had undefined, and that we have defined again. Without
+    /// `ours`, our definition as libvirt wrote it, only reports a possible loss.
     fn undefine_again(
         &mut self,
         libvirt: &dyn Libvirt,

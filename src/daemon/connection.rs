@@ -1,4 +1,4 @@
-//! Makes the daemon's connection to libvirt, and decides when to try again.
+//! Connects the daemon to libvirt, and decides when to try again.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -10,23 +10,23 @@ use super::{DAEMONS, Daemon, Event};
 use crate::device::version::Version;
 use crate::host::read_whole;
 
-/// The first version that reports `attach-device --config`, as `virConnectGetLibVersion` writes it.
-/// Measured: 9.0 does not report it, 11.3 does.
+/// The first libvirt that reports `attach-device --config`, in the form of
+/// `virConnectGetLibVersion`. Measured: 9.0 does not report it, 11.3 does.
 const REPORTS_ATTACHED: u32 = 10_000_000;
 
-/// The wait from libvirt's appearance until the first attempt to connect. The wait doubles after
-/// each failure.
+/// The wait before the first attempt to connect to a libvirt that has just appeared. Doubled after
+/// each failure, up to [`LATEST`].
 const AT_FIRST: Duration = Duration::from_millis(50);
 
-/// The wait after a failed attempt to connect. It doubles each time, from SOONEST up to LATEST.
+/// The wait after the first failed attempt to connect to any other libvirt. Doubled after each
+/// failure, up to [`LATEST`].
 pub(super) const SOONEST: Duration = Duration::from_millis(500);
 pub(super) const LATEST: Duration = Duration::from_secs(30);
 
 impl Daemon<'_> {
-    /// Returns whether libvirt can be reached: one of its daemons runs and is not about to end.
-    /// Always true for another libvirt than this machine's system daemon. This is checked first
-    /// because systemd may listen for the daemon: an attempt to connect would start a daemon that
-    /// somebody has stopped on purpose.
+    /// Returns whether to connect to libvirt: to this machine's system libvirt only if one of its
+    /// daemons runs and is not about to end. If systemd listens on libvirt's socket, connecting
+    /// would start a daemon that somebody has stopped on purpose.
     pub(super) fn is_there(&self) -> bool {
         let is_another = |pid: &u32| !self.ending.contains(pid);
         !self.is_system() || self.alive().iter().any(is_another)
@@ -46,8 +46,8 @@ impl Daemon<'_> {
         process.exists().then_some(pid)
     }
 
-    /// Connects if libvirt can be reached, and then looks at all domains. Tries in any case if
-    /// `at_once` is true; only then is a failure an error. Otherwise the daemon tries again later.
+    /// Connects to libvirt, and then looks at all domains. If `at_once` is true, an unreachable
+    /// libvirt is an error. If it is false, the daemon tries again later.
     pub(super) fn connect(&mut self, at_once: bool) -> anyhow::Result<()> {
         if !at_once && !self.is_there() {
             self.retry = None;

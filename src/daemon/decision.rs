@@ -5,8 +5,8 @@
 //! * It acts only if the result was seen to start ([`crate::libvirt::trial`]).
 //! * It acts only if the result is not refused, no screen becomes invisible, and no viewer becomes
 //!   able to end the guest.
-//! * A definition from before the package counts as `display = "asked"`.
-//! * It touches the OpRegion only if the policy or the domain says that the guest is Windows.
+//! * For a domain that is older than the package, the policy is `display = "asked"` at most.
+//! * It touches the OpRegion only if the policy says that the guest is Windows.
 //! * It makes the same plan at most twice, because an owner who undoes it twice does not want it.
 
 use std::collections::HashSet;
@@ -20,8 +20,8 @@ use crate::plan::{Action, Fix, Level, Note, Plan, words};
 use crate::predict::{About, Danger, Head, Outcome};
 use crate::xml::Document;
 
-/// The number of times that the same plan is carried out. If the owner has undone it that often,
-/// they do not want it.
+/// The number of times that the same plan is carried out. An owner who has undone it that often
+/// does not want it.
 pub(crate) const ROUNDS: u32 = 2;
 
 /// The greatest number of different plans that are remembered for one domain.
@@ -31,8 +31,8 @@ const MOST_PLANS: usize = 16;
 /// definition, because definitions contain passwords.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Memory {
-    /// The plans that were carried out, each with the number of times. Emptied once the domain
-    /// needs no change and the definition was not made by us.
+    /// The plans that were carried out, each with the number of times. Emptied when the domain
+    /// needs no change and its definition is not ours.
     done: Vec<(Vec<Action>, u32)>,
     /// The hash of our last definition, as libvirt wrote it.
     ours: Option<u64>,
@@ -67,15 +67,16 @@ pub(crate) enum Decision {
         is_bad: bool,
         /// True if somebody keeps undoing our changes.
         gave_up: bool,
-        /// The reason, as lines for the journal.
+        /// The reason, as notes for the journal.
         why: Vec<Note>,
     },
     /// The daemon defines this result.
     Act(Box<Fixed>),
 }
 
-/// Returns the policy for changes that nobody has asked for, made from the host's policy. A guest
-/// counts as Windows only if the policy says so.
+/// Returns the policy for changes that nobody has asked for, made from the host's policy.
+/// `is_older`: the domain is older than the package. A guest counts as Windows only if a policy
+/// says so.
 pub(crate) fn unasked(policy: &Policy, is_older: bool) -> Policy {
     let mut policy = policy.clone();
     if is_older {
@@ -195,8 +196,9 @@ impl Memory {
     }
 }
 
-/// Returns the `<graphics>` that a plan changes, if libvirt can replace it alone: the plan changes
-/// nothing else, and the domain has no other graphics of its type. Otherwise returns `None`.
+/// Returns the `<graphics>` that a plan changes, if libvirt can replace it alone
+/// ([`New::Graphics`](crate::libvirt::New)): the plan changes nothing else, and the domain has no
+/// other graphics of its type. Otherwise returns `None`.
 pub(crate) fn only_graphics(fixed: &Fixed) -> Option<String> {
     let mut changed = fixed
         .plan
@@ -239,7 +241,7 @@ pub(crate) fn all_graphics(definition: &str) -> Vec<String> {
         .collect()
 }
 
-/// Returns the lines about a domain whose plan is not carried out, for the reason `why`.
+/// Returns the notes about a domain whose plan is not carried out, for the reason `why`.
 pub(crate) fn left_alone(fixed: &Fixed, why: &str) -> Vec<Note> {
     let Some(plan) = &fixed.plan else {
         return Vec::new();
@@ -256,7 +258,7 @@ pub(crate) fn left_alone(fixed: &Fixed, why: &str) -> Vec<Note> {
     lines
 }
 
-/// Returns the reason not to carry out a plan unasked, if any. A user may still want the plan.
+/// Returns the reason not to carry out a plan unasked, or `None`. A user may still want the plan.
 fn objection(plan: &Plan) -> Option<String> {
     if let Outcome::No(refusal) = &plan.after.outcome {
         return Some(format!(

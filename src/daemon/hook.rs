@@ -1,18 +1,18 @@
 //! The decisions of the qemu hook (libvirt docs/hooks.rst). A [`Verdict`] follows from the domain's
 //! XML and the facts about its host.
 //!
-//! * At `prepare` libvirt is about to start the domain. [`start`] vetoes the start only if every
-//!   version of QEMU is certain to refuse the domain, and if that follows from measured facts. The
-//!   veto then only replaces QEMU's own refusal, and names the fix. A less certain refusal becomes
-//!   a line in the journal.
+//! * At `prepare` libvirt is about to start the domain. [`start`] vetoes the start only if measured
+//!   facts show that every version of QEMU refuses the domain. The veto then only replaces QEMU's
+//!   own refusal, and names the fix. A less certain refusal becomes a line in the journal.
 //! * At `migrate` and `restore` libvirt uses the hook's output as the domain's XML. [`incoming`]
-//!   changes only what libvirt lets pass there: it compares the guest's hardware with the saved one
-//!   (src/conf/domain_conf.c, `virDomainDefCheckABIStability`), but not graphics and not `display`.
+//!   changes only what libvirt accepts at that point: it compares the guest's hardware with the
+//!   saved one (src/conf/domain_conf.c, `virDomainDefCheckABIStability`), but not graphics and not
+//!   `display`.
 //!
-//! With the host's setting `hook = "warn"`, both only write to the journal; with `"off"`, they do
-//! nothing. The start of a domain whose policy is `display = "off"` is vetoed all the same, because
-//! QEMU would not start it either. The start of a domain whose policy can't be read is not vetoed,
-//! because something broken must never veto.
+//! With the host's setting `hook = "warn"`, the hook only writes to the journal; with `"off"`, it
+//! decides nothing. The start of a domain whose policy is `display = "off"` is vetoed all the same,
+//! because QEMU would refuse it, too. If the domain's policy can't be read, the start is never
+//! vetoed.
 
 use std::collections::{BTreeSet, HashSet};
 
@@ -36,7 +36,7 @@ use crate::predict::words::NEEDS_KVM;
 use crate::predict::{About, Outcome, Program, Refusal, predict};
 use crate::xml::Document;
 
-/// An operation for which libvirt calls the hook, and in which the hook has a part.
+/// An operation of libvirt's in which the hook has something to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Operation {
@@ -58,10 +58,10 @@ impl Operation {
     }
 }
 
-/// The owner of the domain's definition, on which the command to type depends.
+/// Where the domain's definition is kept, which decides about the command that the hook names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Definition {
-    /// libvirt has the definition, or it is unknown who has it.
+    /// libvirt has the definition, or it is not known who has it.
     Persistent,
     /// Only the program that starts the domain has the definition (`virsh create`).
     Transient,
@@ -70,7 +70,7 @@ pub enum Definition {
 /// The hook's decision.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
-    /// The hook changes nothing and says nothing.
+    /// The hook does nothing.
     Nothing,
     /// The hook writes this line to the journal.
     Warn(String),
@@ -90,8 +90,8 @@ pub enum Verdict {
     },
 }
 
-/// Returns the vfio devices of a domain that the hook looks at. Empty for any other domain: one
-/// that QEMU does not run, or one that gfxplane made for a trial.
+/// Returns the vfio devices of a domain. Empty for a domain that does not concern the hook: QEMU
+/// does not run it, or gfxplane made it for a trial.
 pub fn devices(domain: &Domain<'_, '_>) -> BTreeSet<DeviceId> {
     let is_ours = domain.name.as_deref().is_some_and(trial::is_name);
     if is_ours || !domain.is_qemu() {
@@ -226,9 +226,9 @@ fn unasked(policy: Policy) -> Policy {
     }
 }
 
-/// Returns whether libvirt accepts this change when a domain is migrated or restored, without an
-/// effect that the guest can see. Returns `false` for changes that add or remove graphics, which
-/// are left to the domain's owner.
+/// Returns whether libvirt accepts this change when a domain is migrated or restored, and the guest
+/// can't notice it. Returns `false` for changes that add or remove graphics, which are left to the
+/// domain's owner.
 fn may_pass(action: &Action) -> bool {
     matches!(
         action,
@@ -239,8 +239,9 @@ fn may_pass(action: &Action) -> bool {
     )
 }
 
-/// Returns whether the domain asks for the displays of its vfio devices, or has arguments for QEMU.
-/// Without either, QEMU asks no device for a display, as in most domains.
+/// Returns whether the domain switches on the display or ramfb of a vfio device, overrides its
+/// properties, or has its own arguments for QEMU. In other domains, QEMU asks no device for a
+/// display.
 fn has_a_wish(domain: &Domain<'_, '_>) -> bool {
     let on = |switch: Option<Switch>| switch == Some(Switch::On);
     let aliases = domain.properties.iter().map(|p| p.alias.as_str());
@@ -260,15 +261,15 @@ fn screens(
     Screens::of(domain, &|id| surroundings.known(id), abilities)
 }
 
-/// Returns the refusal of a domain and, if it is in doubt, the unknown fact on which it depends.
-/// Returns `None` if the domain starts.
+/// Returns why the domain is, or may be, refused; `None` if it starts. If this is in doubt, also
+/// returns the unknown fact on which it depends.
 fn refused(screens: &Screens, abilities: &Abilities) -> Option<(Refusal, Option<String>)> {
     let outcome = predict(screens, abilities).outcome;
     let (refusal, because) = outcome.refused()?;
     Some((refusal.clone(), because.map(str::to_owned)))
 }
 
-/// Returns the screens as if nothing were known about devices that were not measured.
+/// Returns the screens as if nothing were known about the devices that were not measured.
 fn cautious(screens: &Screens) -> Screens {
     let mut cautious = screens.clone();
     for vgpu in &mut cautious.vgpus {
@@ -279,10 +280,10 @@ fn cautious(screens: &Screens) -> Screens {
     cautious
 }
 
-/// Returns the certain refusal of the domain: one by every version of QEMU, because of a device
-/// whose display was measured, and whatever displays the other devices have. Returns `None` if
-/// there is none, or if the domain has its own arguments for QEMU. Of the host's `abilities`, only
-/// libvirt's version counts, because that libvirt reads the XML.
+/// Returns the certain refusal; `None` if there is none. A refusal is certain if every version of
+/// QEMU gives it because of a device whose display was measured, whatever displays the other
+/// devices have. With own arguments for QEMU, nothing is certain. Of the host's `abilities`, only
+/// libvirt's version counts, because libvirt reads the XML.
 fn certain(screens: &Screens, abilities: &Abilities) -> Option<Refusal> {
     // The effect of the user's own arguments is not known well enough to veto a start.
     if screens.arguments != Arguments::default() {
@@ -393,8 +394,8 @@ impl Report<'_, '_, '_> {
     }
 }
 
-/// Returns the changes after which the domain starts; `None` if no changes that these wishes allow
-/// make it start, or if it needs none.
+/// Returns the changes after which the domain starts. `None` if it needs none, or if the changes
+/// that `wishes` allow are not enough.
 fn fixes(
     text: &str,
     surroundings: &dyn Surroundings,

@@ -12,7 +12,7 @@ use crate::libvirt::logs::directory;
 
 impl Daemon<'_> {
     /// Learns from the last start of a domain that runs or has just ended. Asks libvirt for the
-    /// domain's present state, because a report or request may be about an earlier start.
+    /// domain's present state, because the event may be about an earlier start.
     pub(super) fn learn(&mut self, uuid: Uuid) {
         let Some(libvirt) = self.libvirt.clone() else {
             return;

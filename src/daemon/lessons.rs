@@ -18,8 +18,7 @@ use crate::libvirt::{Failure, Libvirt};
 use crate::probe::asking::announce;
 use crate::publish::inventory::Sources;
 
-/// A domain, and what is needed to learn from its log: its devices, its state, and the directory
-/// where libvirt keeps the logs.
+/// A domain, its devices, and where to find its log.
 #[derive(Clone, Copy)]
 pub(crate) struct Logged<'d> {
     /// The domain's name.
@@ -45,21 +44,21 @@ pub(crate) struct Learned {
     qemu: Option<Version>,
     /// True if the domain started.
     started: bool,
-    /// True if no earlier statement of QEMU said the same.
+    /// True if QEMU had not told this display of the device before.
     pub is_new: bool,
 }
 
 /// The reason why nothing was learned.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Unlearned {
-    /// The log has nothing to learn from, which is no problem.
+    /// The log has nothing to learn from. The user need not know.
     Nothing(String),
     /// Something is wrong, and the user should know.
     Problem(String),
 }
 
 impl Learned {
-    /// Describes the lesson in one line.
+    /// Describes in one line what was learned.
     pub(crate) fn words(&self) -> String {
         let version = self.qemu.as_ref().map(|version| format!(" {version}"));
         let version = version.unwrap_or_default();
@@ -83,7 +82,7 @@ pub(crate) fn learn_from(root: &Root, domain: Logged<'_>) -> Result<Vec<Learned>
         log.map_err(Unlearned::Problem)?
             .ok_or_else(|| nothing("it has no log"))
     };
-    // libvirt is asked after the log was read, because that may be the log of a start under way.
+    // This asks libvirt only after it has read the log, which may be that of a start under way.
     let before = began(&log()?);
     let runs = runs(domain.libvirt, domain.uuid);
     let runs = runs.map_err(|error| Unlearned::Problem(error.to_string()))?;
@@ -122,8 +121,8 @@ fn runs(libvirt: &dyn Libvirt, uuid: Uuid) -> Result<Option<bool>, Failure> {
     })
 }
 
-/// Keeps the display that was learned of one device. Returns `None` if the device has no driver or
-/// no longer exists, or if it came after the start.
+/// Stores the display that was learned of one device. Returns `None` if the device has no driver,
+/// no longer exists, or appeared only after the start.
 fn keep(
     root: &Root,
     domain: Uuid,

@@ -48,7 +48,7 @@ pub(super) struct Watched {
 }
 
 /// The time of the first change since the daemon last looked at the domain, and the time at which
-/// the daemon looks at it unless there are more changes.
+/// the daemon looks at it next, which each change postpones.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Loud {
     pub(super) since: Instant,
@@ -64,8 +64,8 @@ pub(super) struct Unsure {
 }
 
 impl Unsure {
-    /// Returns whether the change was made: whether the present definition is nearer to the wanted
-    /// one than to the one before.
+    /// Returns whether the change was made: the present definition is more like the wanted one than
+    /// like the one before.
     pub(super) fn is_done(&self, definition: &str) -> bool {
         distance(definition, &self.wanted) < distance(definition, &self.before)
     }
@@ -77,7 +77,7 @@ pub(super) struct Domains {
     pub(super) state: State,
     /// The domains that existed before the package; `None` if no list of them was made yet.
     older: Option<BTreeSet<Uuid>>,
-    /// True if this list is written to the disk.
+    /// True if `older` was written to the disk.
     is_kept: bool,
     /// True for the system's libvirt. Only then does the memory outlive the daemon.
     is_system: bool,
@@ -88,7 +88,8 @@ pub(super) struct Domains {
 }
 
 impl Watched {
-    /// Takes note of a definition. Returns whether it differs from an earlier one.
+    /// Notes the domain's present definition, with its name and devices. Returns `true` if an
+    /// earlier definition was noted and differs.
     pub(super) fn note(&mut self, name: &str, definition: &str, devices: Vec<DeviceId>) -> bool {
         let now = mark(definition);
         name.clone_into(&mut self.name);
@@ -96,14 +97,16 @@ impl Watched {
         self.seen.replace(now).is_some_and(|before| before != now)
     }
 
-    /// Returns whether the domain may be started after a veto: once for each definition.
+    /// Returns whether the daemon may start the domain after a veto: once for each definition. The
+    /// call uses this up.
     pub(super) fn may_retry(&mut self) -> bool {
         let is_another = self.retried != self.seen;
         self.retried = self.seen;
         is_another
     }
 
-    /// Returns these lines, or nothing if they are the same as the last ones.
+    /// Returns these lines, or nothing if they are the same as the last ones. Remembers them as the
+    /// last.
     pub(super) fn news(&mut self, lines: Vec<Note>) -> Vec<Note> {
         if self.said == lines {
             return Vec::new();
@@ -130,8 +133,9 @@ impl Domains {
         }
     }
 
-    /// Takes note of the domains that exist when the daemon connects. They are the list of domains
-    /// older than the package, if none was made before. Forgets domains that have gone meanwhile.
+    /// Notes which domains exist when the daemon connects, and forgets all others. If no list of
+    /// the domains older than the package was made yet, these are the list. Changes that libvirt or
+    /// a trial refused may be tried again.
     pub(super) fn starts_with(&mut self, all: &[Uuid]) -> Result<(), NotRemembered> {
         let there: BTreeSet<Uuid> = all.iter().copied().collect();
         let gone: Vec<Uuid> = self.all.keys().copied().collect();
@@ -188,7 +192,7 @@ impl Domains {
         }
     }
 
-    /// Forgets for all domains that somebody was changing them.
+    /// Notes that no domain is being changed any more.
     pub(super) fn all_quiet(&mut self) {
         for domain in self.all.values_mut() {
             domain.loud = None;
@@ -246,7 +250,8 @@ impl Domains {
     }
 }
 
-/// Returns the domains that libvirt keeps in files; `None` if their directory can't be read.
+/// Returns the domains that have a definition file of libvirt's; `None` if the directory can't be
+/// read.
 fn written(root: &Root) -> Option<BTreeSet<Uuid>> {
     let entries = std::fs::read_dir(root.join(super::DEFINITIONS)).ok()?;
     let paths = entries.flatten().map(|entry| entry.path());

@@ -50,7 +50,7 @@ use service::{Journal, Priority, Service, take_signals};
 use tasks::Task;
 use watched_files::{Files, Kind, Seen};
 
-/// The directory of the definitions of the system's domains.
+/// The directory where the system's libvirt keeps the definitions of domains.
 const DEFINITIONS: &str = "etc/libvirt/qemu";
 
 /// The URI of the user's own libvirt.
@@ -63,11 +63,12 @@ const DAEMONS: (&str, [&str; 2]) = ("run", ["libvirtd.pid", "virtqemud.pid"]);
 /// often changed several times in a row.
 const QUIET: Duration = Duration::from_millis(250);
 
-/// The wait until the daemon looks again at a domain that changes all the time or about which
+/// The wait until the daemon looks again at a domain that somebody keeps changing, about which
 /// libvirt can't answer, or whose devices will soon be free.
 const SOON: Duration = Duration::from_secs(2);
 
-/// The greatest number of different warnings that are written before the settings are read again.
+/// The greatest number of different warnings that are written, until the settings are read again or
+/// libvirt is connected.
 const MOST_WARNINGS: usize = 1000;
 
 /// An event for which the daemon waits.
@@ -76,9 +77,9 @@ enum Event {
     Files(Seen),
     /// The outcome of waiting until libvirt has listed its devices, with the number of that wait.
     Listed(u64, Listed),
-    /// The connection that was opened in the wait with this number has ended.
+    /// The connection to virtnodedevd that was opened in the wait with this number has ended.
     DevicesLost(u64),
-    /// The process of the daemon that had the devices has ended.
+    /// The process of the libvirt daemon that had the node devices has ended.
     Ended,
     /// The outcome of a start after a veto.
     Started(Uuid, Result<(), String>),
@@ -90,7 +91,7 @@ enum Event {
 /// `prober` is the program that opens devices.
 ///
 /// # Errors
-/// The host is a recorded one, or libvirt's is another than this; another daemon runs; with `once`,
+/// The host is a recorded one; libvirt is on another host; another daemon runs; with `once`,
 /// libvirt can't be reached or a domain could not be looked at.
 pub fn run(context: &Context, prober: &Path, once: bool) -> anyhow::Result<()> {
     context.refuse_recorded("gfxplane watch can't watch a recorded host")?;
@@ -130,9 +131,9 @@ pub fn run(context: &Context, prober: &Path, once: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Makes this the only daemon of the host, because two daemons would take each other for somebody
-/// who changes domains. Returns `None` if it takes no lock, because the lock's file can't be
-/// written or the domains are a user's own.
+/// Makes sure that no other daemon runs on this host, because two daemons would take each other for
+/// somebody who changes domains. Returns `None` without a lock if the lock's file can't be written,
+/// or if this is not the system's libvirt.
 ///
 /// # Errors
 /// Another daemon runs.
@@ -156,8 +157,9 @@ fn alone(context: &Context) -> Result<Option<Lock>, Failure> {
     }
 }
 
-/// Returns the directory of the domains' definitions: QEMU's, of the system or of a user (libvirt
-/// src/qemu/qemu_conf.c, `virQEMUDriverConfigNew`). `None` for any other libvirt.
+/// Returns the directory of the definitions of QEMU's domains, of the system or of a user (libvirt
+/// src/qemu/qemu_conf.c, `virQEMUDriverConfigNew`). `None` for any other libvirt, or without a home
+/// directory.
 fn definitions(context: &Context) -> Option<PathBuf> {
     match context.connect.as_deref() {
         None | Some(SYSTEM) => Some(context.root.join(DEFINITIONS)),
@@ -175,7 +177,8 @@ struct Daemon<'c> {
     journal: Journal,
     service: Service,
     files: Files,
-    /// Catches what others define while we define a domain. `None` if that is not possible.
+    /// Catches the definitions that others make while we define a domain. `None` if that is not
+    /// possible.
     versions: Option<Versions>,
     /// The time that a domain has to be quiet: [`QUIET`], or zero with `once`.
     quiet: Duration,
@@ -183,7 +186,8 @@ struct Daemon<'c> {
     is_once: bool,
     sink: Sender<Event>,
     libvirt: Option<Arc<dyn Libvirt>>,
-    /// The time of the next attempt to reach libvirt, and the wait to double if it fails.
+    /// The time of the next attempt to connect to libvirt, and the wait to double if it fails.
+    /// `None` if no attempt is planned.
     retry: Option<(Instant, Duration)>,
     domains: Domains,
     devices: NodeDevices,
@@ -197,9 +201,9 @@ struct Daemon<'c> {
     later: BTreeMap<(Instant, Uuid), Task>,
     /// The process ids of libvirt's daemons that may be ending, because our connection has ended.
     ending: BTreeSet<u32>,
-    /// True if this libvirt writes some definitions without a report.
+    /// True if this libvirt writes some definitions without reporting an event.
     watches_definitions: bool,
-    /// The warnings that were written. None of them is written again.
+    /// The warnings that were already written, to write each only once.
     warned: BTreeSet<String>,
     /// The number of domains that could not be looked at or started.
     failures: u32,

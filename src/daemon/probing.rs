@@ -1,5 +1,5 @@
-//! Probes devices that come free, through `gfxplane-probe`. A thread of its own waits for it, so
-//! that a driver that hangs does not hold up the daemon.
+//! Probes devices that come free, through `gfxplane-probe`. A separate thread waits for
+//! `gfxplane-probe`, so that a driver that hangs does not hold up the daemon.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -49,9 +49,9 @@ fn ask(prober: &Path, devices: &[DeviceId]) {
         .status();
 }
 
-/// Returns whether an existing device is to be probed: it may be opened unasked, and has no record
-/// of its own yet, or one of an attempt that may succeed now ([`may_pass`]). Answers of other
-/// devices of its type don't count.
+/// Returns whether a device is to be probed: it exists, may be opened unasked, and has no valid
+/// record of its own, or a record of an attempt that may succeed now ([`may_pass`]). Records of
+/// other devices of its type don't count.
 pub(super) fn is_to_be_asked(root: &Root, id: DeviceId, config: &Config) -> bool {
     let (sources, device) = Sources::read_device(root, id);
     device.is_some_and(|device| {

@@ -20,7 +20,7 @@ pub(super) struct Publishing {
     root: Root,
     program: PathBuf,
     writer: Option<JoinHandle<()>>,
-    /// The time at which the files are to be written.
+    /// The time at which the files are to be written; `None` if none is planned.
     pub(super) due: Option<Instant>,
 }
 

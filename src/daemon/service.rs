@@ -20,8 +20,8 @@ use crate::plan::Level;
 #[derive(Debug)]
 pub(super) struct Service {
     socket: Option<OsString>,
-    /// The interval at which we report to systemd, half of the one that systemd demands, and the
-    /// time of the next report. `None` if systemd demands no reports.
+    /// The time between two reports to systemd (half of what systemd demands), and the time of the
+    /// next report. `None` if systemd demands no reports.
     watchdog: Option<(Duration, Instant)>,
 }
 
@@ -56,7 +56,8 @@ impl Service {
             .and_then(|address| UnixDatagram::unbound()?.send_to_addr(text.as_bytes(), &address));
     }
 
-    /// Reports that we are alive, if a report is due. Returns the time of the next, if any.
+    /// Reports that we are alive, if a report is due. Returns the time of the next report; `None`
+    /// if systemd demands none.
     pub(super) fn still_here(&mut self) -> Option<Instant> {
         let now = Instant::now();
         let (interval, next) = self.watchdog?;
@@ -84,7 +85,7 @@ impl Journal {
 
     /// Writes a line to the journal. The priority `Error` means that something is lost or broken.
     pub(super) fn say(&self, priority: Priority, text: &str) {
-        // A name may contain anything. The text must stay one line, on which no terminal acts.
+        // A name may contain anything. The text must stay one line, and harmless for a terminal.
         let text = plain(&text.replace(['\n', '\t'], " "));
         let mut err = io::stderr().lock();
         let _ = if self.with_priority {
@@ -113,8 +114,8 @@ impl From<Level> for Priority {
     }
 }
 
-/// Turns SIGHUP, SIGTERM and SIGINT into events. Call this before starting other threads, which
-/// then also leave these signals blocked.
+/// Turns SIGHUP, SIGTERM and SIGINT into events. Call this before starting other threads, so that
+/// these also block the signals.
 pub(super) fn take_signals(sink: &Sender<Event>) -> anyhow::Result<()> {
     let signals = SigSet::from_iter([Signal::SIGHUP, Signal::SIGTERM, Signal::SIGINT]);
     signals.thread_block()?;

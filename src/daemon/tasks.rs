@@ -7,14 +7,14 @@ use uuid::Uuid;
 use super::Daemon;
 use super::memory::Loud;
 
-/// The longest time that a domain which is never quiet delays the daemon's look at it.
+/// The longest time that the daemon waits for a domain to become quiet.
 pub(super) const NEVER_QUIET: Duration = Duration::from_secs(2);
 
 /// A domain that the daemon has to look at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Task {
     pub(super) uuid: Uuid,
-    /// True if libvirt reports that somebody has written the definition.
+    /// True if libvirt reports that the definition was written.
     pub(super) defined: bool,
     /// True if there is another reason than a written definition.
     pub(super) anyway: bool,
@@ -30,7 +30,7 @@ impl Daemon<'_> {
     }
 
     pub(super) fn add(&mut self, task: Task) {
-        // A domain that is not quiet yet is looked at only when it is.
+        // A domain that somebody is changing is looked at only when it is quiet.
         let waiting = self.domains.known(task.uuid).and_then(|domain| domain.loud);
         let waiting = waiting.and_then(|loud| self.later.get_mut(&(loud.until, task.uuid)));
         let mut tasks = self.tasks.iter_mut();
@@ -43,9 +43,8 @@ impl Daemon<'_> {
         }
     }
 
-    /// Makes the daemon look at a domain that somebody is changing once the domain has been quiet
-    /// for a while. If the hook has vetoed the domain's start, another change does not prolong the
-    /// wait.
+    /// Makes the daemon look at a domain that somebody is changing, after a quiet time. If the hook
+    /// has vetoed the domain's start, another change does not prolong the wait.
     pub(super) fn soon(&mut self, uuid: Uuid, defined: bool) {
         let now = Instant::now();
         let domain = self.domains.watched(uuid);

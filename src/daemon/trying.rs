@@ -20,7 +20,8 @@ const DEADLINE: Duration = Duration::from_secs(30);
 
 impl Daemon<'_> {
     /// Returns whether the planned domain was seen to start: in a measurement, in an earlier trial,
-    /// or in a trial now. If not, writes the reason; the caller must leave the domain as it is.
+    /// or in a trial now. If not, the caller must leave the domain as it is; the reason was already
+    /// written.
     pub(super) fn is_seen(
         &mut self,
         libvirt: &dyn Libvirt,

@@ -26,7 +26,7 @@ pub(super) enum Kind {
 /// A change that was seen.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Seen {
-    /// A file of this name was written.
+    /// A file of this name was written or, for a record or a definition, removed.
     File(Kind, String),
     /// The directory has gone, or there were too many changes to report each.
     All(Kind),
@@ -40,7 +40,7 @@ pub(super) struct Files {
 }
 
 impl Files {
-    /// Watches nothing yet. A thread of its own passes each change to `sink`.
+    /// Starts a thread that passes each change to `sink`. Watches no directory yet.
     pub(super) fn new(sink: impl Fn(Seen) + Send + 'static) -> nix::Result<Self> {
         let files = Files {
             inotify: Arc::new(Inotify::init(InitFlags::IN_CLOEXEC)?),

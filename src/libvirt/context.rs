@@ -1,4 +1,4 @@
-//! The context of a command or the daemon, and the reasons why it fails.
+//! The context of a command or the daemon, and the reasons why a command fails.
 
 use std::io::{self, IsTerminal, Write as _};
 use std::os::fd::AsFd;
@@ -16,7 +16,7 @@ use crate::libvirt::Libvirt;
 pub struct Context {
     /// The host: this machine or a recorded one.
     pub root: Root,
-    /// libvirt's URI, if the user gave one.
+    /// libvirt's URI; `None` for this machine's system libvirt.
     pub connect: Option<String>,
     /// True to suppress warnings.
     pub quiet: bool,
@@ -24,7 +24,7 @@ pub struct Context {
     pub libvirt: Arc<dyn Libvirt>,
 }
 
-/// Returns the width of an output in columns, from `COLUMNS` or from the terminal.
+/// Returns the width of an output in columns, from `COLUMNS`, from the terminal, or else 80.
 pub(crate) fn columns(output: impl AsFd) -> usize {
     /// The width of an output that is no terminal.
     const USUAL: usize = 80;
@@ -80,7 +80,7 @@ impl Context {
         rest.is_some_and(|(_, rest)| !rest.is_empty() && !rest.starts_with(['/', '?']))
     }
 
-    /// Refuses a libvirt of another host's.
+    /// Returns an error if libvirt is on another host.
     pub(crate) fn refuse_remote(&self) -> Result<(), Failure> {
         let problem = "this libvirt is on another host, whose devices and logs can't be seen from here: run gfxplane there";
         match self.is_remote() {
@@ -89,7 +89,7 @@ impl Context {
         }
     }
 
-    /// Refuses a recorded host, for this reason.
+    /// Returns an error with the text `why` if the host is a recorded one.
     pub(crate) fn refuse_recorded(&self, why: &str) -> Result<(), Failure> {
         match self.root.is_recorded() {
             true => Err(Failure::Usage(why.into())),
@@ -100,8 +100,8 @@ impl Context {
     /// Asks libvirt for the domain capabilities of an emulator on this machine
     /// ([`crate::host::emulator::AskLibvirt`]). Returns `None` if libvirt is on another host.
     ///
-    /// libvirt gets the emulator's path only if `named_here` is true: if libvirt, the host or the
-    /// user named the path, and not some file. Otherwise libvirt answers for its own emulator.
+    /// `named_here` is true if libvirt, the host or the user named the emulator. If only a file
+    /// named it, libvirt does not get its path, and answers for libvirt's own emulator.
     pub(crate) fn domain_capabilities(
         &self,
         emulator: &Path,
@@ -116,8 +116,8 @@ impl Context {
         answer.map_err(|error| error.to_string())
     }
 
-    /// Returns the memory of domains; `None` if they are not those of this machine's system
-    /// libvirt.
+    /// Returns what gfxplane remembers of domains; `None` unless they are this machine's system
+    /// libvirt's.
     pub fn state(&self) -> Option<State> {
         (self.is_system() && !self.root.is_recorded()).then(|| State::new(&self.root))
     }

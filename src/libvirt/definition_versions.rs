@@ -2,11 +2,11 @@
 //! compare-and-swap, so somebody else may define the domain after we have read it and before our
 //! definition is in place. Without this module, their version would be lost.
 //!
-//! libvirt saves each definition as a new file and renames it to `NAME.xml` (src/util/virfile.c,
-//! `virFileRewrite`). Apart from the comment at its top, the file is what `virsh dumpxml --inactive
-//! --security-info` prints. A thread opens each of these files as soon as it has its name. So the
-//! thread catches all versions, as long as it is faster than libvirt's next rename. If it is
-//! slower, two events lead to the same file, which shows that a version was missed.
+//! libvirt saves each definition as a new file and renames the file to `NAME.xml`
+//! (src/util/virfile.c, `virFileRewrite`). Apart from the comment at its top, the file is what
+//! `virsh dumpxml --inactive --security-info` prints. A thread opens each file right after the
+//! rename. So the thread catches all versions, as long as it is faster than libvirt's next rename.
+//! If it is slower, two events lead to the same file, which shows that a version was missed.
 
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
@@ -23,7 +23,7 @@ use nix::errno::Errno;
 use nix::libc;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor};
 
-/// The largest definition that is read, in bytes. libvirt's protocol can carry none as large.
+/// The largest definition that is read, in bytes. libvirt's protocol can't carry one of this size.
 const MAX_SIZE: u64 = 64 * 1024 * 1024;
 
 /// The greatest number of characters of an element's name in a message.
@@ -67,14 +67,14 @@ pub(crate) struct Watched<'v> {
 pub(crate) enum Version {
     /// The definition became this text.
     Text(String),
-    /// There was a definition that could not be read: usually, somebody replaced it before we
-    /// could. Also takes the place of events that are missing.
+    /// A definition that we could not read, usually because somebody replaced it too soon. Also
+    /// takes the place of events that are missing.
     Missed,
     /// The domain was undefined.
     Undefined,
 }
 
-/// The state right before our definition.
+/// What our definition has replaced.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Replaced {
     /// The definition that we had read.
@@ -151,8 +151,8 @@ impl Watched<'_> {
     }
 }
 
-/// Reads the files that were opened. If two events led to the same file, the file counts only for
-/// the later one.
+/// Reads the files that were opened. If two events led to the same file, the version of the earlier
+/// one was missed.
 fn told(steps: Vec<Step>) -> Vec<Version> {
     let identity = |step: &Step| match step {
         Step::Written(Some(file)) => {
@@ -190,10 +190,10 @@ fn body(text: &str) -> &str {
     .trim()
 }
 
-/// Returns the state before our definition, and our definition as libvirt wrote it, if that was
-/// seen. `expected` is the definition that we had read. `wanted` is the definition that we made;
-/// libvirt may have added to it. If `seen` contains no definition, the expected one counts as
-/// replaced.
+/// Finds our definition among the versions that were `seen`. Returns what it has replaced, and our
+/// definition as libvirt wrote it (`None` if it was not caught). `expected` is the definition that
+/// we had read. `wanted` is the definition that we made, to which libvirt may have added. If `seen`
+/// contains no definition, ours has replaced the expected one.
 pub(crate) fn replaced(
     seen: &[Version],
     expected: &str,
@@ -226,7 +226,7 @@ pub(crate) fn replaced(
     (before, text)
 }
 
-/// Returns for each tag how many more of it `one` has than `other`.
+/// Returns for each tag how many more `one` has than `other`; negative if it has fewer.
 fn surplus<'t>(one: &'t str, other: &'t str) -> HashMap<&'t str, i64> {
     let mut tags: HashMap<&str, i64> = HashMap::new();
     for (text, count) in [(one, 1), (other, -1)] {
@@ -237,9 +237,8 @@ fn surplus<'t>(one: &'t str, other: &'t str) -> HashMap<&'t str, i64> {
     tags
 }
 
-/// Returns the number of tags in which two definitions differ. Of all versions, ours is the one
-/// nearest to the definition that we made: a version of somebody else lacks our changes or has
-/// changes of its own.
+/// Returns the number of tags in which two definitions differ. The version nearest to the
+/// definition that we made is ours: a version of somebody else lacks our changes or has others.
 pub(crate) fn distance(one: &str, other: &str) -> u64 {
     let tags = surplus(one, other);
     tags.values().map(|count| count.unsigned_abs()).sum()
@@ -269,12 +268,12 @@ pub(crate) fn differing(one: &str, other: &str) -> Vec<String> {
     names
 }
 
-/// The files that the thread opens.
+/// Opens the files for the thread.
 #[derive(Debug)]
 struct Reader {
     directory: PathBuf,
     inotify: Inotify,
-    /// The name of the wanted file.
+    /// The name of the file that is watched.
     wanted: Mutex<OsString>,
 }
 
@@ -327,9 +326,9 @@ impl Reader {
     }
 }
 
-/// Gives this thread priority over all normal threads, so that it opens a file as soon as the file
-/// has its name. This needs systemd's `LimitRTPRIO=` or `CAP_SYS_NICE`. Without them, more versions
-/// are missed, and each of them is noticed.
+/// Gives this thread priority over all normal threads, so that it opens a file right after its
+/// rename. This needs systemd's `LimitRTPRIO=` or `CAP_SYS_NICE`. Without them, more versions are
+/// missed, and each of them is noticed.
 #[allow(unsafe_code)]
 fn come_first() {
     // SAFETY: the structure is complete and lives as long as the call, which changes only this

@@ -14,8 +14,8 @@ use virt::{event, sys};
 
 use super::{Event, Happened, Sink};
 
-/// Starts the loop that receives events, once, in a thread of its own. Connections that were opened
-/// before the loop get no events.
+/// Starts the thread that receives events, once for the process. Connections that were opened
+/// before get no events.
 pub(super) fn start_loop() -> Result<(), Error> {
     static STARTED: OnceLock<Result<(), Error>> = OnceLock::new();
     STARTED
@@ -182,8 +182,10 @@ unsafe extern "C" fn on_close(
     sink(Event::Lost);
 }
 
+/// Passes an event about a domain to the sink.
+///
 /// # Safety
-/// `domain` is one of libvirt's domains, and `opaque` is a Sink.
+/// `domain` is a valid pointer, and `opaque` is one that [`handed_over`] returned.
 unsafe fn report(domain: sys::virDomainPtr, what: Happened, opaque: *mut c_void) {
     let mut text = [0 as c_char; sys::VIR_UUID_STRING_BUFLEN as usize];
     // SAFETY: the domain lives, and the buffer is as large as the call demands.

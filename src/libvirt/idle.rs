@@ -1,17 +1,16 @@
 //! Checks that the devices of a domain exist and are free, and keeps them free.
 //!
-//! The check opens no device, but asks libvirt who has one. If somebody has it of whom libvirt does
-//! not know, QEMU finds out at the group (`/dev/vfio/N`, EBUSY) or when it binds the device
-//! (iommufd). Both come before the driver's own open, so the holder does not notice.
+//! The check opens no device, but asks libvirt which domains have one. A user of a device whom
+//! libvirt does not know is noticed by QEMU, at the group (`/dev/vfio/N`, EBUSY) or when it binds
+//! the device (iommufd). Both come before the driver's own open, so the user is not disturbed.
 //!
-//! **Locks.** While a probe of ours has the device open, this code waits for the probe's lock,
-//! `lock/ID`. It does not keep that lock during the trial: the start of every domain waits for the
-//! lock, so the trial's domain would wait for us. It keeps `lock/ID.verify` instead, so that two
-//! runs don't meet on one device. The start of a user's domain marks the device and waits for that
-//! lock, too (`src/bin/gfxplane-helper/qemu_hook.rs`). The run that holds the lock ends its QEMU
-//! when it sees the mark: the user comes first. The start of a domain of our own
-//! ([`crate::plan::trial::NAME`]) does neither. A probe that comes while we hold the device finds
-//! it `in-use`, and keeps the earlier answer.
+//! **Locks.** A probe holds `lock/ID` while it has the device open. This code waits for that lock,
+//! but does not hold it during the trial: a probe that begins then finds the device `in-use`, and
+//! keeps the earlier answer. This code holds `lock/ID.verify`, so that two runs never try with one
+//! device. The start of a user's domain marks the device and waits for both locks
+//! (`src/bin/gfxplane-helper/qemu_hook.rs`). A run that holds `lock/ID.verify` ends its QEMU when
+//! it sees the mark: the user comes first. The start of a trial copy ([`crate::plan::trial::NAME`])
+//! neither marks nor waits.
 
 use std::fs;
 use std::io;
@@ -70,8 +69,8 @@ pub(crate) fn are_there(root: &Root, devices: &[DeviceId]) -> Result<(), NotTrie
 /// Checks that no active domain has one of these devices.
 ///
 /// # Errors
-/// [`NotTried::Ours`]: a small copy of ours has one. [`NotTried::Device`]: another domain has one.
-/// The error names the device and the domain.
+/// [`NotTried::Ours`]: a trial copy has one. [`NotTried::Device`]: another domain has one. The
+/// error names the device and the domain.
 pub(crate) fn are_unused(users: &[User], devices: &[DeviceId]) -> Result<(), NotTried> {
     let (mut problems, mut are_ours) = (Vec::new(), false);
     for user in users {
@@ -95,7 +94,7 @@ pub(crate) fn are_unused(users: &[User], devices: &[DeviceId]) -> Result<(), Not
     }
 }
 
-/// A device that this run holds against other runs.
+/// The lock `lock/ID.verify` of a device, which keeps other runs from trying with this device.
 #[derive(Debug)]
 pub(crate) struct Hold {
     path: PathBuf,
@@ -109,19 +108,19 @@ impl Drop for Hold {
     }
 }
 
-/// Returns a function that tells whether the start of a domain with one of the devices has begun
-/// since this call. A start that is already under way does not count.
+/// Returns a function that returns whether the start of a domain with one of the devices has begun
+/// since this call. A start that was already under way does not count.
 pub(crate) fn start_comes<'r>(root: &'r Root, devices: &[DeviceId]) -> impl Fn() -> bool + use<'r> {
     let mut unmarked = devices.to_vec();
     unmarked.retain(|id| !start_under_way(root, *id));
     move || unmarked.iter().any(|id| start_under_way(root, *id))
 }
 
-/// Waits until no probe of ours has one of the devices open, at most until `limit`, and keeps other
-/// runs from the devices.
+/// Waits until no probe of ours has one of the devices open, at most until `limit`, and takes the
+/// devices' locks against other runs.
 ///
-/// A user without access to `/run/gfxplane/lock` holds nothing: libvirt may let them start domains
-/// all the same, and itself checks whether devices are in use.
+/// For a user without access to `/run/gfxplane/lock`, takes no lock: libvirt may let them start
+/// domains all the same, and itself checks whether devices are in use.
 ///
 /// # Errors
 /// [`NotTried::Ours`]: a probe does not end, or another run has a device. [`NotTried::Failed`]: the
@@ -146,7 +145,8 @@ pub(crate) fn hold(
     Ok(held)
 }
 
-/// Holds one device, or returns who of ours has it.
+/// Takes the lock of one device. The inner error names who of ours has the device: a probe or a
+/// run.
 fn hold_one(root: &Root, id: DeviceId, limit: Instant) -> io::Result<Result<Hold, &'static str>> {
     if !wait_until_free(root, id, limit)? {
         let prober = "still being probed: its driver may hang; try again, or set --deadline";

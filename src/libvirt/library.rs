@@ -35,7 +35,7 @@ pub struct ByLibrary {
 }
 
 impl ByLibrary {
-    /// Makes a connection to this URI or, for `None`, to the system's libvirt. Opens nothing yet.
+    /// Makes a connection to this URI; `None` means the system's libvirt. Opens nothing yet.
     pub fn new(uri: Option<&str>) -> Self {
         // libvirt itself prints every error to stderr, so each would appear twice.
         virt::error::clear_error_callback();
@@ -343,16 +343,17 @@ impl Libvirt for ByLibrary {
     }
 }
 
-/// Makes a failure from libvirt's error, without the values in it: the error of a start quotes
-/// QEMU's message, which quotes the argument, which may be a secret.
+/// Makes a failure from libvirt's error, without the values in its text: an error of a start quotes
+/// QEMU's arguments, which may contain a secret.
 impl From<virt::error::Error> for Failure {
     fn from(error: virt::error::Error) -> Self {
         Failure::Environment(format!("libvirt: {}", without_values(error.message())))
     }
 }
 
-/// Returns the domain of a definition, and the time of this check: nothing may come between it and
-/// a change. Returns `None` if the domain is gone or has another definition.
+/// Returns the domain of a definition, and the time of this check, right after which the caller
+/// changes the domain. Returns `None` if the domain is gone, is transient now, or has another
+/// definition.
 fn unchanged(
     connection: &Connect,
     definition: &Definition,
@@ -371,8 +372,8 @@ fn unchanged(
     Ok((now == definition.xml).then_some((domain, since)))
 }
 
-/// Returns the result of a change whose call has just ended. `since`: when the definition was last
-/// looked at. `refusal`: what libvirt's refusal means.
+/// Makes the result of a change from the result of libvirt's call. `since` is the time from
+/// [`unchanged`]. `refusal` is the message's beginning if libvirt refused the definition.
 fn replaced(
     changed: Result<(), virt::error::Error>,
     since: Instant,
@@ -424,7 +425,7 @@ fn definition_of(domain: &Domain, secrets: bool) -> Result<Definition, virt::err
 /// `VIR_DOMAIN_UNDEFINE_KEEP_TPM` (include/libvirt/libvirt-domain.h), which older headers lack.
 const KEEP_TPM: u32 = 1 << 6;
 
-/// The time that libvirt gets to end a start after we have destroyed the domain.
+/// The time that we wait for the end of a start after we have destroyed its domain.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 fn destroy(domain: &Domain) -> Result<(), Failure> {
@@ -436,8 +437,8 @@ fn destroy(domain: &Domain) -> Result<(), Failure> {
     }
 }
 
-/// Returns whether an error is libvirt's refusal of a definition. Any other error may not come
-/// again: for example, a libvirt that ends meanwhile reports its own end, in several ways.
+/// Returns whether libvirt refused a definition. An error of another kind may not come again: a
+/// libvirt that ends meanwhile reports its own end, in several ways.
 fn is_about_the_definition(error: &virt::error::Error) -> bool {
     let numbers = [
         ErrorNumber::ConfigUnsupported,

@@ -1,10 +1,10 @@
 //! Removes the logs and AppArmor profiles of trial copies, which libvirt leaves behind.
 //!
-//! libvirt keeps a log of each domain for good. It unloads a domain's profile but keeps the file.
-//! Nobody needs the files of a domain that we made for a moment: the user has read QEMU's message,
-//! and nobody knows the domain's name. A run removes the files of its own domain, and those left by
-//! killed runs. It removes a file only if [`crate::plan::trial::name`] could have made its name,
-//! and if it is a regular file of our user.
+//! libvirt never removes the log of a domain, nor the file of a domain's profile. Nobody needs
+//! those of a trial copy: the user has read QEMU's message, and nobody knows the copy's name. A run
+//! removes the files of its own copy, and those left by killed runs. It removes a file only if the
+//! file's name belongs to a trial copy ([`crate::plan::trial::name`]), and if it is a regular file
+//! of our user.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -27,7 +27,7 @@ pub(crate) struct Logs {
 const PROFILES: &str = "/etc/apparmor.d/libvirt";
 
 impl Logs {
-    /// Returns the directories of a libvirt.
+    /// Returns the directories of the libvirt at `uri`; `None` is the system's.
     pub(crate) fn of(uri: Option<&str>) -> Self {
         Logs {
             logs: directory(&Root::system(), uri),
@@ -35,14 +35,14 @@ impl Logs {
         }
     }
 
-    /// Removes the logs and the profile of this domain. If the user lacks the right, a later run
-    /// that has the right removes them.
+    /// Removes the logs and the profile of this trial copy. A file that the user may not remove is
+    /// left to a later run with more rights.
     pub(crate) fn remove(&self, name: &str) {
         self.remove_those(|domain| domain == name);
     }
 
-    /// Removes the logs and profiles of all trial copies except those in `active`, the domains that
-    /// run.
+    /// Removes the logs and profiles of all trial copies that are not in `active`, the running
+    /// domains.
     pub(crate) fn sweep(&self, active: &[User]) {
         self.remove_those(|domain| !active.iter().any(|user| user.domain == domain));
     }
@@ -66,8 +66,9 @@ impl Logs {
     }
 }
 
-/// Returns the directory where a libvirt keeps the logs of its domains (src/qemu/qemu_conf.c,
-/// `virQEMUDriverConfigNew`: logDir). `None` for a session's libvirt if there is no home directory.
+/// Returns the directory where the libvirt at `uri` keeps the logs of its domains
+/// (src/qemu/qemu_conf.c, `virQEMUDriverConfigNew`: logDir). `None` for a session's libvirt if
+/// there is no home directory.
 pub(crate) fn directory(root: &Root, uri: Option<&str>) -> Option<PathBuf> {
     let is_session = uri.is_some_and(|uri| uri.contains("/session"));
     if !is_session {
@@ -77,8 +78,8 @@ pub(crate) fn directory(root: &Root, uri: Option<&str>) -> Option<PathBuf> {
     Some(cache.join("libvirt/qemu/log"))
 }
 
-/// Returns a directory of our user's: the one that this variable names, or else `usual` in the home
-/// directory (XDG Base Directory Specification).
+/// Returns a directory of our user's: the value of this environment variable, or else `usual` in
+/// the home directory (XDG Base Directory Specification). `None` without either.
 pub(crate) fn users_directory(variable: &str, usual: &str) -> Option<PathBuf> {
     let named = std::env::var_os(variable).filter(|path| !path.is_empty());
     let home = || Some(PathBuf::from(std::env::var_os("HOME")?).join(usual));

@@ -45,12 +45,12 @@ pub struct User {
     pub devices: Vec<DeviceId>,
 }
 
-/// The outcome of starting a domain.
+/// Whether libvirt and QEMU accept a domain.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Start {
-    /// The domain started.
+    /// They accept it.
     Starts,
-    /// libvirt or QEMU refused the domain with this message.
+    /// libvirt or QEMU refuses the domain with this message.
     Refused(String),
 }
 
@@ -60,7 +60,7 @@ pub enum Start {
 pub struct Term<'t> {
     /// The start's deadline.
     pub limit: Instant,
-    /// Returns whether somebody else now needs the devices, so that the start must be given up.
+    /// Returns whether the start must be given up, because somebody else now needs the devices.
     pub gives_way: &'t dyn Fn() -> bool,
 }
 
@@ -74,13 +74,14 @@ impl Term<'_> {
         Instant::now() >= self.limit || (self.gives_way)()
     }
 
-    /// Returns the time to wait until the next check whether the start must be given up.
+    /// Returns how long to wait before the next check.
     pub fn slice(&self) -> Duration {
         let left = self.limit.saturating_duration_since(Instant::now());
         left.min(Self::SLICE)
     }
 
-    /// Makes the failure of a start that was given up. `late` is its text after the deadline.
+    /// Makes the failure of a start that was given up. `late` is its text if the reason was the
+    /// deadline.
     #[cfg(feature = "libvirt")]
     pub(crate) fn failure(&self, late: String) -> Failure {
         Failure::Environment(if (self.gives_way)() {
@@ -98,8 +99,9 @@ pub enum New<'n> {
     Checked(&'n str),
     /// This XML, without a check against libvirt's schema.
     Whole(&'n str),
-    /// The old XML with this `<graphics>` in place of the first of its type. libvirt replaces only
-    /// that element, so changes that somebody else makes to other elements at the same moment stay.
+    /// The old XML with this `<graphics>` in place of the first one of its type. libvirt replaces
+    /// only this element, so what somebody else changes in other elements at the same moment is not
+    /// lost.
     Graphics(&'n str),
 }
 
@@ -108,12 +110,12 @@ pub enum New<'n> {
 pub enum Replaced {
     /// The definition was replaced, or the domain was undefined.
     Done {
-        /// The time from our last look at the old definition until the new one was in place.
+        /// The time between our last look at the old definition and libvirt's answer to the change.
         /// libvirt has no compare-and-swap, so a definition that somebody else made within this
         /// time was overwritten as well ([`definition_versions`]).
         window: Duration,
     },
-    /// The definition is no longer the one that was read, and was left alone.
+    /// Nothing was done, because the definition is no longer the one that was read.
     Changed,
 }
 
@@ -239,7 +241,7 @@ pub trait Libvirt: fmt::Debug + Send + Sync {
         Ok(None)
     }
 
-    /// Opens a connection that stays open, and reports events to `sink` until it is dropped.
+    /// Opens a connection that stays open until it is dropped, and reports its events to `sink`.
     fn watch(&self, _sink: Sink) -> Result<Arc<dyn Libvirt>, Failure> {
         Without::missing(NEEDED)
     }
@@ -273,21 +275,22 @@ pub trait Libvirt: fmt::Debug + Send + Sync {
         Without::missing(NEEDED)
     }
 
-    /// Starts a transient domain, paused, and destroys it.
+    /// Starts the transient domain `xml` (with this UUID), paused, and destroys it, also if the
+    /// start is given up.
     ///
     /// # Errors
-    /// libvirt denies us the right, or the start was given up ([`Term`]).
+    /// libvirt denies us the right or fails, or the start was given up ([`Term`]).
     fn start(&self, _xml: &str, _uuid: &str, _term: Term<'_>) -> Result<Start, Failure> {
         Without::missing(NEEDED)
     }
 
-    /// Lets libvirt check a domain without a start: libvirt translates the XML into QEMU's
+    /// Lets libvirt check a domain without a start. libvirt translates the XML into QEMU's
     /// arguments (`virConnectDomainXMLToNative`), for which it makes the checks of a definition and
-    /// most of those of a start. Defines nothing. Returns `None` if this driver of libvirt's can't
-    /// translate.
+    /// most checks of a start. Defines nothing. Returns `None` if this program has no libvirt, or
+    /// if this driver of libvirt's can't translate.
     ///
     /// # Errors
-    /// libvirt denies us the right.
+    /// libvirt denies us the right or fails.
     fn dry_run(&self, _xml: &str) -> Result<Option<Start>, Failure> {
         Ok(None)
     }
@@ -306,13 +309,13 @@ pub trait Libvirt: fmt::Debug + Send + Sync {
     }
 }
 
-/// The advice for users whose program lacks libvirt.
+/// What a user whose program lacks libvirt can do.
 const NEEDED: &str = "install one that has it";
 
-/// Replaces a definition for a caller who has just read it.
+/// Replaces a definition that the caller has just read.
 ///
 /// # Errors
-/// The errors of [`Libvirt::define`]; an error if somebody else has changed the definition first.
+/// The errors of [`Libvirt::define`]; somebody else has changed the definition meanwhile.
 pub fn replace(libvirt: &dyn Libvirt, before: &Definition, xml: &str) -> Result<(), Failure> {
     match libvirt.define(before, New::Checked(xml))? {
         Replaced::Done { .. } => Ok(()),
@@ -322,7 +325,7 @@ pub fn replace(libvirt: &dyn Libvirt, before: &Definition, xml: &str) -> Result<
     }
 }
 
-/// The absence of libvirt: this program was built without it, or must not need it.
+/// The missing libvirt of a program that was built without it, or that must not need it.
 #[derive(Debug, Clone, Copy)]
 pub struct Without;
 

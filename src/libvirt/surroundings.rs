@@ -18,7 +18,7 @@ use crate::publish::inventory::Reading;
 /// The surroundings of a domain on this machine or on a recorded host.
 pub(crate) struct HostSurroundings<'c> {
     context: &'c Context,
-    /// True if the domain comes from libvirt. Only then may libvirt get the path of the domain's
+    /// True if the domain comes from libvirt. Only then does libvirt get the path of the domain's
     /// emulator.
     is_libvirts: bool,
     qemu: Option<Version>,
@@ -32,7 +32,7 @@ pub(crate) struct HostSurroundings<'c> {
 
 impl<'c> HostSurroundings<'c> {
     /// Makes the surroundings for a domain of this host's libvirt (`is_libvirts` is true) or of a
-    /// file. `qemu` and `libvirt` replace this host's versions.
+    /// file. `qemu` and `libvirt` are versions to assume instead of this host's.
     ///
     /// # Errors
     /// libvirt is on another host, about which nothing is known here.
@@ -79,7 +79,7 @@ impl<'c> HostSurroundings<'c> {
         settings::config(&self.context.root, &mut self.warnings.borrow_mut()).policy
     }
 
-    /// Returns whether mdevctl has a definition of a device, with which it can start it.
+    /// Returns whether mdevctl has a definition of a device, so that the device can be started.
     pub(crate) fn is_defined(&self, device: DeviceId) -> bool {
         self.reading.is_defined(device)
     }

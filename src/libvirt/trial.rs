@@ -1,4 +1,4 @@
-//! Finds out whether a domain starts: from a measurement of ours, from an earlier trial on this
+//! Finds out whether a domain starts: from the built-in measurements, from an earlier trial on this
 //! host, or by a trial now.
 //!
 //! A trial starts the same small copy as `gfxplane verify` ([`crate::plan::trial::reduce`]). It
@@ -32,7 +32,7 @@ use crate::xml::Document;
 /// The time between two checks whether another run's trial has ended.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// The source of the answer whether a domain starts.
+/// How it is known whether a domain starts.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(tag = "by", rename_all = "kebab-case")]
 pub(crate) enum Source {
@@ -52,7 +52,7 @@ pub(crate) enum Source {
     },
     /// A small copy of the domain was tried just now.
     Trial {
-        /// The time that the trial took.
+        /// The duration of the trial.
         seconds: f64,
     },
 }
@@ -60,7 +60,7 @@ pub(crate) enum Source {
 /// The answer whether a domain starts.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(crate) struct Seen {
-    /// The source of the answer.
+    /// How this is known.
     #[serde(flatten)]
     pub source: Source,
     /// True if the domain starts.
@@ -79,8 +79,8 @@ impl Seen {
         }
     }
 
-    /// Returns whether a user who asks needs no new trial. A domain that was refused earlier may
-    /// start by now, for example because somebody granted a right.
+    /// Returns whether the answer is good enough for a user who asks now. An earlier refusal is
+    /// not: the domain may start by now, for example because somebody granted a right.
     pub(crate) fn is_final(&self) -> bool {
         self.starts || !matches!(self.source, Source::Earlier { .. })
     }
@@ -123,16 +123,16 @@ pub(crate) enum NotTried {
     /// A device is in use, or can't be used.
     #[error("{0}")]
     Device(String),
-    /// Another run of ours holds a device and will release it soon.
+    /// Another run of ours has a device and will release it soon.
     #[error("{0}")]
     Ours(String),
     /// A domain with one of the devices is being started. That domain comes first.
     #[error("a domain that has device {0} is being started and has priority")]
     Start(DeviceId),
-    /// The copy had not started at the deadline.
+    /// The copy had not started by the deadline.
     #[error("{0}")]
     Late(String),
-    /// The copy would lack this part of the domain, so its outcome would say nothing about the
+    /// The copy would lack this part of the domain, without which a trial shows nothing about the
     /// domain.
     #[error("a small copy would lack {0}")]
     LeftOut(String),
@@ -147,7 +147,7 @@ impl From<NotTried> for Failure {
     }
 }
 
-/// A domain about which we ask whether it starts.
+/// The question whether a domain starts.
 pub(crate) struct Question<'c> {
     context: &'c Context,
     uuid: Uuid,
@@ -199,7 +199,8 @@ impl<'c> Question<'c> {
         Build::of(&self.context.root, &self.emulator, libvirt)
     }
 
-    /// Returns the answer if it needs no trial. Adds warnings about files that were ignored.
+    /// Returns the answer if it needs no trial, or else `None`. Adds warnings about files that were
+    /// ignored.
     pub(crate) fn known(&self, warnings: &mut Vec<Warning>) -> Option<Seen> {
         let shape = self.shape.as_ref()?;
         if let Some(measured) = measured(shape, &self.abilities) {
@@ -214,7 +215,7 @@ impl<'c> Question<'c> {
         Some(Seen::new(source, earlier.message))
     }
 
-    /// Tries the domain with `libvirt`, and keeps the outcome for this build of QEMU.
+    /// Tries the domain with `libvirt`, and keeps the result for this build of QEMU.
     pub(crate) fn try_it(&self, libvirt: &dyn Libvirt, limit: Instant) -> Result<Seen, NotTried> {
         let matters = self.reduced.left_out.iter().find(|left| left.matters);
         if let Some(left) = matters {
@@ -263,7 +264,7 @@ impl<'c> Question<'c> {
     }
 }
 
-/// The small copy of a domain, and what its start needs.
+/// A domain's small copy that can be started.
 pub(crate) struct SmallCopy<'d> {
     pub(crate) context: &'d Context,
     pub(crate) reduced: &'d Reduced,
@@ -272,8 +273,8 @@ pub(crate) struct SmallCopy<'d> {
 }
 
 impl SmallCopy<'_> {
-    /// Starts the copy with libvirt, and removes everything that is left of it. Calls `may` once
-    /// nobody uses the devices, just before the start; its error stops the trial.
+    /// Starts the copy with libvirt, and removes everything that it leaves behind. Calls `may` just
+    /// before the start, when nobody uses the devices; an error of `may` stops the trial.
     pub(crate) fn start_by(
         &self,
         libvirt: &dyn Libvirt,

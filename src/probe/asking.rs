@@ -38,7 +38,7 @@ pub struct Outcome {
     pub answer: Answer,
     /// True if the answer came from the record, and the device was left alone.
     pub from_record: bool,
-    /// The effect of writing the record; `None` if none was written.
+    /// Whether the stored record changed; `None` if there was nothing to store.
     pub written: Option<Written>,
     /// The reason why the device was not opened or the record not kept.
     pub note: Option<String>,
@@ -58,10 +58,10 @@ impl Outcome {
 
 /// Probes one device and keeps the answer.
 ///
-/// A valid record takes the place of the probe, unless `fresh` is set or the record came from
-/// another interface than `path`. If the record has no answer because the device could not be
-/// probed, the device is probed again if somebody named it, or else if [`may_pass`] is true of the
-/// record. An answer about this host, this process or this moment is returned but not kept.
+/// Returns a valid record without a probe, unless `fresh` is set or the record came from another
+/// interface than `path`. If the record has no answer, the device is probed again if the user named
+/// it or [`may_pass`] returns true. A failure that [is not about the
+/// device](says_nothing_of_the_device) is returned but not kept.
 pub fn ask_and_keep(
     root: &Root,
     sources: &Sources,
@@ -130,7 +130,7 @@ pub fn ask_and_keep(
     }
 }
 
-/// Returns the outcome for a device that could not be asked, for this reason.
+/// Returns the outcome for a device that could not be asked, because `step` failed.
 pub(crate) fn unknown(reason: Reason, step: Step, note: impl Into<Option<String>>) -> Outcome {
     Outcome::unkept(Answer::none(reason, step), note.into())
 }
@@ -152,7 +152,8 @@ fn not_found(root: &Root, id: DeviceId) -> Outcome {
 }
 
 /// Returns whether a record only says that the device could not be probed at that moment: it was in
-/// use, or no KVM VM could be created (kvm not loaded yet, or used up by another program).
+/// use, or no KVM VM could be created (kvm was not loaded yet, or another hypervisor had the
+/// processor's virtualization).
 pub(crate) fn may_pass(record: &Record) -> bool {
     match record.facts.display.reason() {
         Some(Reason::InUse) => true,
@@ -162,7 +163,8 @@ pub(crate) fn may_pass(record: &Record) -> bool {
 }
 
 /// Returns whether a failure is not about the device, but about this host, this process or this
-/// moment. A probe that timed out before the driver's own open was waiting for another probe.
+/// moment. A timeout before the driver's own open is such a failure: the child was waiting for
+/// another probe.
 fn says_nothing_of_the_device(answer: &Answer) -> bool {
     match answer.facts.display.reason() {
         Some(Reason::TimedOut) => answer.step.is_none_or(|step| step < Step::Open),
@@ -178,8 +180,8 @@ fn says_nothing_of_the_device(answer: &Answer) -> bool {
     }
 }
 
-/// Makes a change event for an mdev whose record has changed, by which udev, and through it libvirt,
-/// notice that more is known of the mdev. Never call this in answer to an event.
+/// Makes the kernel send a change event for an mdev whose record has changed, so that udev and
+/// libvirt read the record. Never call this while handling an event: it would cause the next one.
 pub(crate) fn announce(root: &Root, id: DeviceId, written: Option<Written>) -> Result<(), Warning> {
     if written != Some(Written::Changed) || !matches!(id, DeviceId::Mdev(_)) {
         return Ok(());

@@ -1,9 +1,9 @@
 //! Opens a device by its own node, `/dev/vfio/devices/vfioN`, and binds it to an iommufd.
 //!
 //! The order and the errors follow Linux drivers/vfio/device_cdev.c, vfio_main.c and iommufd.c. The
-//! node can always be opened. Until it is bound, every other ioctl returns EINVAL, so a device
-//! whose bind fails is asked nothing. The bind runs the driver's own open. It needs no address
-//! space (IOAS), which is for DMA.
+//! node can always be opened. Until the node is bound, every other ioctl returns EINVAL, so a
+//! device whose bind fails can't be asked anything. The bind calls the driver's own open. It needs
+//! no address space (IOAS), which is for DMA.
 
 use std::fs::File;
 use std::os::fd::AsFd;
@@ -40,7 +40,8 @@ pub(super) fn prepare(root: &Root, id: DeviceId, tell: Tell<'_>) -> Result<Prepa
     })
 }
 
-/// Binds the device, like [`group::open_device`](super::group::open_device).
+/// Binds the device, for which vfio calls the driver's own open. Returns the open device. May be
+/// called again after a failure, which leaves `prepared` unchanged.
 pub(super) fn open_device(
     root: &Root,
     prepared: &Prepared,
@@ -70,12 +71,12 @@ fn node(device: &Path) -> Result<String, Failure> {
     })
 }
 
-/// Binds the device.
+/// Calls `bind`, and finds out what an EINVAL means.
 ///
-/// With right arguments and two new files, EINVAL from vfio itself has only one meaning: the device
-/// is already open by its node (vfio_main.c, `vfio_df_open`). But the driver's own open may return
-/// EINVAL, too; `is_held` tells which it was. If a holder closed the device before that check, a
-/// second attempt succeeds.
+/// vfio itself returns EINVAL only if the device is already open by its node (vfio_main.c,
+/// `vfio_df_open`), because our arguments are valid and our files are new. But the driver's own
+/// open may return EINVAL, too. If `is_held` returns true, the device is in use. If not, its holder
+/// may have just closed it, so `bind` is called a second time.
 fn bound(bind: impl Fn() -> nix::Result<()>, is_held: impl Fn() -> bool) -> Result<(), Failure> {
     let attempt = || {
         bind().map_err(|errno| match failed(Step::Bind)(errno) {
@@ -96,9 +97,9 @@ fn bound(bind: impl Fn() -> nix::Result<()>, is_held: impl Fn() -> bool) -> Resu
     }
 }
 
-/// Returns whether somebody has the device open: if so, its group can't be opened (group.c,
-/// `vfio_group_fops_open`, `cdev_device_open_cnt`). A kernel without groups does not show this:
-/// there this returns `true`, which is what vfio itself means by EINVAL.
+/// Returns whether somebody has the device open: then its group can't be opened (group.c,
+/// `vfio_group_fops_open`, `cdev_device_open_cnt`). Without groups nobody can tell, and `true` is
+/// returned, because vfio's EINVAL means that the device is open.
 fn is_held(root: &Root, id: DeviceId) -> bool {
     group_number(&root.device(id)).map_or(true, |number| {
         open(&root.join("dev/vfio").join(number)).is_err()

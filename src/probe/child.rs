@@ -1,8 +1,8 @@
 //! The work of the child that opens a device.
 //!
 //! The child writes each step to stderr before it does it, one word a line, and its answer to
-//! stdout, one line of JSON. It uses no buffers of std: in a copy of the parent process, they are
-//! the parent's.
+//! stdout, one line of JSON. It does not use std's buffers: in a copy of the parent process, they
+//! may contain the parent's output.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -29,12 +29,12 @@ use crate::probe::{Answer, Failure, Manner, Tell, cdev, errno_of, failed, group,
 /// the choice. On a kernel without groups, the device is opened by its own node.
 const PATHS: [OpenPath; 2] = [OpenPath::Group, OpenPath::Cdev];
 
-/// Probes the device. The child is killed with `asker`, the process that started it, because the
-/// device must not stay open without a reader of the answer.
+/// Probes the device. The child is killed when its parent `asker` (a process id) ends, because the
+/// device must not stay open when nobody reads the answer.
 ///
 /// A device whose domain is being started counts as in use, because QEMU must not find it open. The
-/// hook marks the start and then waits for the device's lock. The child looks for the mark when it
-/// has the lock. So either the hook waits for the child, or the child sees the mark.
+/// hook marks the device and then waits for its lock. The child takes the lock and then looks for
+/// the mark. So either the hook waits for the child, or the child sees the mark.
 pub fn run(root: &Root, id: DeviceId, asker: i32, manner: Manner) {
     // If this fails, the child may outlive its asker.
     let _ = prctl::set_pdeathsig(Signal::SIGKILL);
@@ -94,8 +94,9 @@ fn by_opening(root: &Root, id: DeviceId, manner: Manner, tell: Tell<'_>) -> Answ
     }
 }
 
-/// Opens the device and asks it. If `kvm` is true, associates a VM first; otherwise only if the
-/// driver asks for one. The fact `kvm` says whether there was a VM.
+/// Opens the device and asks it. If `kvm` is true, first associates a VM with the device; otherwise
+/// only if the driver refuses the open without a VM. The fact `kvm` tells whether a VM was
+/// associated.
 fn open_and_ask(
     path: OpenPath,
     root: &Root,
@@ -115,10 +116,11 @@ fn open_and_ask(
     if kvm {
         vm = Some(Vm::of(root, prepared.file.as_fd(), tell)?);
     }
-    // The group and the node stay open in between. A second open is a complete one (vfio_main.c,
-    // `vfio_df_open`, counts only successful ones). Nobody can open the group before it. A failed
-    // bind releases the group (device_cdev.c, `vfio_device_unblock_group`). If somebody opens the
-    // group in between, they have the device, and the second bind reports it as in use.
+    // The group or the node stays open in between. The second open is a complete one (vfio_main.c,
+    // `vfio_df_open`, counts only successful ones). A group can't be opened by anybody else in
+    // between. But a failed bind of a node releases the group (device_cdev.c,
+    // `vfio_device_unblock_group`): if somebody then opens it, they have the device, and the second
+    // bind reports it as in use.
     let device = match open(tell) {
         Err(failure) if failure.reason == Reason::NeedsVm && vm.is_none() => {
             vm = Some(Vm::of(root, prepared.file.as_fd(), tell)?);

@@ -10,8 +10,8 @@ use std::os::unix::fs::MetadataExt;
 use nix::libc;
 use nix::unistd::{ForkResult, Pid, fork};
 
-/// Runs `run` in a copy of this process. The copy ends when `run` ends, even by a panic. Returns
-/// the copy's process id; `None`, without a copy, if this process has several threads.
+/// Runs `run` in a copy of this process. The copy ends when `run` ends or panics. Returns the
+/// copy's process id. Returns `None`, without making a copy, if this process has several threads.
 pub(super) fn in_a_copy(run: impl FnOnce()) -> nix::Result<Option<Pid>> {
     if !has_one_thread() {
         return Ok(None);
@@ -29,16 +29,16 @@ pub(super) fn in_a_copy(run: impl FnOnce()) -> nix::Result<Option<Pid>> {
     }
 }
 
-/// Closes all files except stdin, stdout and stderr. Kernels before 5.9 lack the call; there the
-/// child keeps its parent's files.
+/// Closes all files except stdin, stdout and stderr. On kernels before 5.9, which lack
+/// close_range(2), the files stay open.
 pub(super) fn close_others() {
     // SAFETY: the child calls this. The owners of other files never run again in it, because it
     // ends without returning to them.
     unsafe { libc::close_range(3, libc::c_uint::MAX, 0) };
 }
 
-/// Ends the process when dropped, also when a panic unwinds: the code that called this one belongs
-/// to the parent and must not run in the copy.
+/// Ends the process when this value is dropped, also by a panic: the callers up the stack belong to
+/// the parent, and must not run in the copy.
 struct End;
 
 impl Drop for End {
@@ -48,8 +48,9 @@ impl Drop for End {
     }
 }
 
-/// Returns whether the process has one thread; `false` without /proc. `/proc/self/task` has a link
-/// for each thread and the two of every directory (Linux fs/proc/base.c, `proc_task_getattr`).
+/// Returns whether the process has one thread; `false` without /proc. The link count of
+/// `/proc/self/task` is the number of threads plus two, as for any directory (Linux fs/proc/base.c,
+/// `proc_task_getattr`).
 fn has_one_thread() -> bool {
     fs::metadata("/proc/self/task").is_ok_and(|task| task.nlink() == 3)
 }

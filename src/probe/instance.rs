@@ -29,8 +29,8 @@ use crate::host::{Root, Warning, marks, udev};
 /// The time between two checks whether a child has ended.
 const POLL: Duration = Duration::from_millis(5);
 
-/// The time that a keeper waits for the maker's lock after the maker's pipe has closed. Both are
-/// closed when the maker ends, in no certain order.
+/// The longest time that a keeper waits for the mark's lock after its stdin has ended. The maker's
+/// end closes the pipe and releases the lock, but not always in this order.
 const LOCK_GOES: Duration = Duration::from_secs(10);
 
 /// A device that is removed when this value is ended or dropped, or when its maker is killed.
@@ -67,7 +67,7 @@ pub(crate) enum NotMade {
          --force asks it anyway", .0.join(", ")
     )]
     TakesTheLastOf(Vec<String>),
-    /// The type does not say how many devices can still be created.
+    /// The kernel does not tell how many devices of the type can still be created.
     #[error(
         "available_instances is missing or no number, so it may be the last one; --force creates it \
          anyway"
@@ -92,8 +92,8 @@ impl NotMade {
     }
 }
 
-/// Checks whether one more device of a type may be created. `force` allows the last one, and any
-/// device of a type that does not say how many are left.
+/// Checks whether one more device of a type may be created. `force` allows it also if it is the
+/// last one (`available` is 1) or may be (`None`: the kernel gives no number).
 fn may_make(available: Option<u32>, force: bool) -> Result<(), NotMade> {
     match available {
         Some(0) => Err(NotMade::NoneLeft),

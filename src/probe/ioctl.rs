@@ -174,8 +174,9 @@ pub(crate) fn device_get_irq_info(
     Ok(info)
 }
 
-/// Calls `VFIO_DEVICE_GET_PCI_HOT_RESET_INFO`. Returns the number of affected devices. The kernel
-/// writes it even if it returns ENOSPC, because the struct has no room for a list.
+/// Calls `VFIO_DEVICE_GET_PCI_HOT_RESET_INFO`. Returns the number of devices that a hot reset
+/// affects. The kernel writes this number even when it returns ENOSPC, because our struct has no
+/// room for the list of the devices.
 pub(crate) fn device_get_pci_hot_reset_info(device: BorrowedFd<'_>) -> Result<u32> {
     let mut info = vfio::vfio_pci_hot_reset_info {
         argsz: size_of::<vfio::vfio_pci_hot_reset_info>() as u32,
@@ -188,8 +189,8 @@ pub(crate) fn device_get_pci_hot_reset_info(device: BorrowedFd<'_>) -> Result<u3
     }
 }
 
-/// Calls `VFIO_DEVICE_QUERY_GFX_PLANE` with `VFIO_GFX_PLANE_TYPE_PROBE` and these flags. This form
-/// asks whether a type is supported, and changes nothing. No function uses the other form.
+/// Calls `VFIO_DEVICE_QUERY_GFX_PLANE` with `VFIO_GFX_PLANE_TYPE_PROBE` and these flags, which only
+/// asks whether the driver supports a plane type. gfxplane never queries the plane itself.
 pub(crate) fn device_probe_gfx_plane(device: BorrowedFd<'_>, flags: u32) -> Result<()> {
     // SAFETY: the struct is plain numbers, for which zero is a value.
     let mut info: vfio::vfio_device_gfx_plane_info = unsafe { std::mem::zeroed() };

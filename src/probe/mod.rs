@@ -1,11 +1,11 @@
-//! Probes a device for its display. This room is one of the two that touch the machine, and the
-//! only one that opens devices.
+//! Probes a device for its display. Of all modules, only this one opens devices.
 //!
 //! A driver may hang in its open, so a child does the work, and its parent waits only until a
 //! deadline. The child ([`Prober`]: `gfxplane-probe --child ID`, or a copy of a gfxplane-probe)
 //! holds the device's lock from before the open until after the close. It reports each step before
-//! doing it, and at the end its [`Answer`]. A child that does not end is killed and left behind.
-//! Nobody waits for it, because a process in an uninterruptible sleep can't be killed.
+//! doing it, and at the end its [`Answer`]. A child that does not end in time is killed. If it
+//! still does not end, it is left behind, because a process in an uninterruptible sleep can't be
+//! killed.
 //!
 //! [`group`] and [`cdev`] are the two ways to open a device, each in two steps, so that a VM
 //! ([`kvm`]) can be associated between them.
@@ -49,7 +49,8 @@ use crate::publish::inventory::{Sources, rule_for};
 pub struct Answer {
     /// The facts. If there was no answer, the display is unknown with a reason.
     pub facts: Facts,
-    /// The interface through which the device was opened; `None` if it was not opened.
+    /// The interface through which the child opened the device, or tried to; `None` if it tried
+    /// none.
     pub path: Option<OpenPath>,
     /// The step that failed; `None` if none did.
     pub step: Option<Step>,
@@ -78,11 +79,11 @@ impl Failure {
     }
 }
 
-/// The files with which the device is ready to be opened.
+/// The open files that opening a device needs.
 #[derive(Debug)]
 pub(crate) struct Prepared {
-    /// The group's file or the device's own node. `KVM_DEV_VFIO_FILE_ADD` needs this file, for some
-    /// drivers before the open.
+    /// The group's file or the device's own node. The VM is associated through this file
+    /// (`KVM_DEV_VFIO_FILE_ADD`).
     pub file: OwnedFd,
     /// The file that must also stay open: the container, or the iommufd.
     pub keep: OwnedFd,
@@ -153,7 +154,7 @@ fn errno_of(error: &io::Error) -> Errno {
     Errno::from_raw(error.raw_os_error().unwrap_or(Errno::EIO as i32))
 }
 
-/// Returns a function that makes the failure of this step from its errno.
+/// Returns a function that makes a failure of this step from an errno.
 fn failed(step: Step) -> impl Fn(Errno) -> Failure {
     move |errno| Failure::new(step, errno, meaning(step, errno))
 }
@@ -218,11 +219,14 @@ pub fn opened_unasked(sources: &Sources, policy: ProbePolicy) -> Vec<DeviceId> {
 
 /// Checks whether a device may be opened. The error is the reason why not.
 ///
-/// Three limits hold whatever the rules say. A device with a `device_api` other than vfio-pci is
-/// never opened, because it has no ioctl that asks for a display (`VFIO_DEVICE_QUERY_GFX_PLANE`). A
-/// PCI device on a driver of vfio-pci's family is never opened, because opening would reset it, and
-/// the driver has no such ioctl either. No PCI device is opened unasked. For all others, the rule
-/// and the policy decide.
+/// Three limits apply whatever the rules say:
+/// * A device with a `device_api` other than vfio-pci is never opened, because it has no ioctl that
+///   asks for a display (`VFIO_DEVICE_QUERY_GFX_PLANE`).
+/// * A PCI device on a driver of vfio-pci's family is never opened: this would reset the device,
+///   and the driver does not have the ioctl.
+/// * Any other PCI device is opened only if the user names it.
+///
+/// For all other devices, the rule and the policy decide.
 pub(crate) fn may_open(device: &Device, rule: Option<&Rule>, asked: Asked) -> Result<(), String> {
     has_displays(device.device_api.as_deref())?;
     if let DeviceId::Pci(_) = device.id {
@@ -306,7 +310,7 @@ impl Manner {
     }
 }
 
-/// The way to start the process that opens devices, which is left behind if it hangs in a driver.
+/// The way to start the child that opens a device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Prober {
     /// As this program (`gfxplane-probe`), with the arguments `--child ID PID [MANNER…]`.
@@ -436,8 +440,8 @@ impl Child {
             .unwrap_or(Step::Spawn)
     }
 
-    /// Waits for the child's end, but no longer than a healthy child needs. Then kills the child,
-    /// and leaves it behind if it still does not end.
+    /// Waits for the child's end, but no longer than a healthy child needs. Then kills the child.
+    /// Leaves it behind if it still does not end.
     fn end(&mut self) {
         let patience = Instant::now() + Duration::from_millis(100);
         // The child's end closes the pipe. After that it needs only microseconds.

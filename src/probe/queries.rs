@@ -91,7 +91,7 @@ pub(crate) fn ask(device: &File, tell: &mut dyn FnMut(Step)) -> Result<Facts, Fa
     })
 }
 
-/// Asks about the regions. Leaves out those that the device does not have.
+/// Asks about the first `count` regions. Leaves out the indexes at which the device has no region.
 fn regions(fd: BorrowedFd<'_>, count: u32) -> Result<Vec<Region>, Errno> {
     let mut regions = Vec::new();
     for index in 0..count.min(MAX_INDEXES) {
@@ -112,7 +112,7 @@ fn regions(fd: BorrowedFd<'_>, count: u32) -> Result<Vec<Region>, Errno> {
     Ok(regions)
 }
 
-/// Asks about the interrupts. Leaves out those that the device does not have.
+/// Asks about the first `count` interrupts. Leaves out the indexes at which the device has none.
 fn irqs(fd: BorrowedFd<'_>, count: u32) -> Result<Vec<Irq>, Errno> {
     let mut irqs = Vec::new();
     for index in 0..count.min(MAX_INDEXES) {
@@ -130,9 +130,13 @@ fn irqs(fd: BorrowedFd<'_>, count: u32) -> Result<Vec<Irq>, Errno> {
     Ok(irqs)
 }
 
-/// Makes the three plane queries. The driver must refuse the first one, PROBE without a type (with
-/// EINVAL as vfio.h says, or ENOTTY). A driver that accepts it accepts anything, as kvmgt before
-/// 4.16 did with every ioctl that it did not know.
+/// Finds out the display by three plane queries: without a type, for dmabuf, and for region.
+/// `flags` are the device's; a device without the PCI flag has no display. `probe` makes one query,
+/// and returns whether the driver accepted it.
+///
+/// The driver must refuse the query without a type (with EINVAL as vfio.h says, or ENOTTY). A
+/// driver that accepts it accepts anything, as kvmgt before 4.16 did with every ioctl that it did
+/// not know.
 fn display<E>(
     flags: u32,
     probe: &mut dyn FnMut(Step, u32) -> Result<bool, E>,
@@ -148,8 +152,8 @@ fn display<E>(
     Ok(Display::from_answers(dmabuf, region))
 }
 
-/// Returns whether an answer means yes. EINVAL: the driver does not support this type. ENOTTY: the
-/// driver has no such ioctl. EOPNOTSUPP: vfio_ap's way to refuse. Any other error is returned.
+/// Returns whether the driver supports the plane type. EINVAL: it does not support this type.
+/// ENOTTY: it has no such ioctl. EOPNOTSUPP: vfio_ap's way to refuse. Any other error is returned.
 fn supported(answer: nix::Result<()>) -> nix::Result<bool> {
     match answer {
         Ok(()) => Ok(true),

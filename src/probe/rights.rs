@@ -62,8 +62,8 @@ const NEEDED: [libc::c_long; 26] = [
     libc::SYS_exit_group,
 ];
 
-/// Takes away the rights that no opening of a device needs: gaining rights by starting a program,
-/// being read by other processes, and most of the address space.
+/// Takes away the rights that opening a device never needs: the child can't gain rights by starting
+/// a program, others can't read its memory, and its address space is limited.
 ///
 /// This also prevents a core dump, so that after a crash the device is closed at once.
 pub(crate) fn limit() {
@@ -85,7 +85,7 @@ pub(crate) fn give_up() {
 }
 
 /// Uses Landlock to refuse opening, making, removing and executing files, tracing other processes,
-/// and TCP ports; from Linux 6.12 on, also abstract sockets and signals to others.
+/// and TCP ports; from Linux 6.12 on, also abstract sockets and signals to other processes.
 fn no_files_or_others() -> Result<(), RulesetError> {
     // By default, the crate leaves out what the kernel does not support.
     let newest = ABI::V6;
@@ -98,8 +98,8 @@ fn no_files_or_others() -> Result<(), RulesetError> {
     Ok(())
 }
 
-/// Uses seccomp to refuse all other system calls with EPERM. Does not kill the process instead,
-/// because the C library may try such a call.
+/// Uses seccomp to refuse system calls other than [`NEEDED`] with EPERM. Does not kill the process,
+/// because the C library may try another call and can do without it.
 fn only_what_is_needed() -> Result<(), seccompiler::Error> {
     let rules = NEEDED.map(|call| (call, Vec::new())).into();
     let refuse = SeccompAction::Errno(libc::EPERM as u32);
@@ -110,7 +110,7 @@ fn only_what_is_needed() -> Result<(), seccompiler::Error> {
     apply_filter(&program).or_else(|error| by_prctl(&program).map_err(|_| error))
 }
 
-/// Installs a filter by prctl(2). Like seccomp(2), this needs a process with no_new_privs.
+/// Installs a seccomp filter by prctl(2). Fails unless the process has no_new_privs.
 #[allow(unsafe_code)]
 fn by_prctl(program: &[sock_filter]) -> nix::Result<()> {
     let whole = libc::sock_fprog {

@@ -1,5 +1,5 @@
-//! Starts a program without the parts of Rust's start that a short run does not need. The binaries
-//! that other programs run often include this file.
+//! Starts a program without the parts of Rust's start that a short run does not need. For binaries
+//! that are run often.
 //!
 //! `main` is C's, not Rust's: Rust's would read `/proc/self/maps` to find the guard page of the
 //! stack, and set up a signal stack. `std::env::args_os` still works (glibc passes the arguments to

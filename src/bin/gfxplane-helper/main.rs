@@ -25,8 +25,7 @@ use gfxplane::publish::offline;
 
 const SUCCESS: u8 = 0;
 const FAILURE: u8 = 1;
-/// The exit code of a usage error. To mdevctl it means "not mine", which is a good enough answer to
-/// nonsense.
+/// The exit code of a usage error. mdevctl takes it for "not my device", which does no harm.
 const USAGE_ERROR: u8 = 2;
 
 const USAGE: &str = "usage: gfxplane-helper capability UUID|PCI-ADDRESS|NODE-DEVICE
@@ -76,7 +75,7 @@ fn root() -> Root {
     named.map_or_else(Root::system, Root::recorded)
 }
 
-/// Prints the capability element of a device or parent, alone. Returns the exit code.
+/// Prints only the capability element of a device or an mdev parent. Returns the exit code.
 fn capability(root: &Root, device: &str) -> u8 {
     let sources = Sources::read(root);
     let Some((_, node)) = offline::find(&sources, device) else {
@@ -90,7 +89,7 @@ fn capability(root: &Root, device: &str) -> u8 {
     }
 }
 
-/// Says what is wrong, and returns the exit code.
+/// Prints a problem to stderr. Returns the exit code of a failure.
 fn fail(problem: &str) -> u8 {
     let _ = writeln!(io::stderr(), "gfxplane-helper: {}", plain(problem));
     FAILURE

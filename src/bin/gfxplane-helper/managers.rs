@@ -1,8 +1,8 @@
 //! Answers the calls of other managers of guests: KubeVirt's sidecar shim and oVirt's vdsm.
 //!
-//! Both end a start if their hook fails, and neither tells its user why. So if anything goes wrong
-//! here, the domain stays as it was given, and the hook succeeds. There is one exception: a shim
-//! that gets no text back would define an empty domain.
+//! If their hook fails, both stop the guest's start without telling the user why. So if anything
+//! goes wrong here, the domain stays as it was given, and the hook succeeds. The hook fails only if
+//! it can't print a domain for the shim, because the shim would define whatever was printed.
 
 use std::cell::RefCell;
 use std::ffi::{OsStr, OsString};
@@ -31,7 +31,8 @@ use crate::{FAILURE, SUCCESS, USAGE_ERROR};
 /// The name by which KubeVirt's shim looks for its hook (cmd/sidecars/sidecar_shim.go).
 const ON_DEFINE_DOMAIN: &str = "onDefineDomain";
 
-/// The directories in which vdsm looks for its hooks (lib/vdsm/common/hooks.py).
+/// The directories in which vdsm looks for its hooks (lib/vdsm/common/hooks.py): this one and
+/// [`HOSTDEV_LIST`].
 const BEFORE_VM_START: &str = "before_vm_start";
 const HOSTDEV_LIST: &str = "after_hostdev_list_by_caps";
 
@@ -47,8 +48,8 @@ pub(crate) enum Call<'a> {
 }
 
 impl<'a> Call<'a> {
-    /// Reads the call from the name by which we are called, the directory of our link, or the first
-    /// argument. `None` if it is not a manager's call.
+    /// Reads the manager's call from the name by which we are called, the directory of our link, or
+    /// the first argument. `None` if no manager calls.
     pub(crate) fn parse(program: &OsStr, arguments: &'a [OsString]) -> Option<Self> {
         let path = Path::new(program);
         let directory = path.parent().and_then(Path::file_name);
@@ -69,7 +70,7 @@ impl<'a> Call<'a> {
     }
 }
 
-/// Answers the call. Returns the exit code.
+/// Does what the manager's call asks for. Returns the exit code.
 pub(crate) fn run(root: &Root, call: &Call<'_>) -> u8 {
     match call {
         Call::OnDefineDomain(arguments) => on_define_domain(root, arguments),
@@ -87,7 +88,7 @@ struct Given<'a> {
 
 impl<'a> Given<'a> {
     /// Reads `--vmi JSON --domain XML`, also as `--vmi=JSON`. Ignores all other arguments, because
-    /// a newer shim may pass some.
+    /// a newer shim may pass more.
     fn parse(arguments: &'a [OsString]) -> Self {
         let mut given = Given::default();
         let mut words = arguments.iter().map(|argument| argument.as_bytes());
@@ -107,7 +108,8 @@ impl<'a> Given<'a> {
     }
 }
 
-/// Prints the domain's XML, changed or as it was given. Returns the exit code.
+/// Prints the domain's XML: changed, or as it was given if it can't be changed. Returns the exit
+/// code.
 fn on_define_domain(root: &Root, arguments: &[OsString]) -> u8 {
     let given = Given::parse(arguments);
     let Some(domain) = given.domain.filter(|domain| !domain.is_empty()) else {
@@ -150,7 +152,7 @@ fn vmi(given: Option<&[u8]>) -> Result<Vmi, String> {
     Vmi::parse(text).map_err(|error| format!("--vmi: {error}"))
 }
 
-/// Runs a hook on the file that vdsm names in an environment variable. Always succeeds.
+/// Runs `hook` on the file that vdsm names in the environment `variable`. Always returns success.
 fn of_vdsm(variable: &str, hook: impl FnOnce(&Path) -> Result<(), String>) -> u8 {
     match std::env::var_os(variable).filter(|path| !path.is_empty()) {
         None => say(&format!(
@@ -208,7 +210,7 @@ struct Node<'r> {
     root: &'r Root,
     /// True if we see the host itself, with its QEMU and its udev. A container has neither.
     is_host: bool,
-    /// The end of the wait for devices that are being probed.
+    /// The time until which we wait for devices that are being probed.
     limit: Instant,
     warnings: RefCell<Vec<Warning>>,
     reading: Reading,
@@ -226,7 +228,8 @@ impl<'r> Node<'r> {
         }
     }
 
-    /// Returns the XML after the changes, and the lines about them. The error is the problem.
+    /// Returns the changed XML, and a message for each change. `is_wanted` returns whether a
+    /// device's display is wanted. The error says why the XML can't be changed.
     fn adapt(
         &self,
         bytes: Vec<u8>,

@@ -21,16 +21,17 @@ use gfxplane::publish::words::{attributes, words};
 
 use crate::{SUCCESS, fail};
 
-/// The time after which SIGALRM ends the notifier, in seconds. The wait for a probe comes on top.
+/// The longest time that the notifier runs without its wait for a probe, in seconds. After that,
+/// SIGALRM ends it.
 const LIMIT: u32 = 10;
 
-/// The precision of the time at which a process was started (USER_HZ).
+/// The unit in which the kernel reports the start time of a process (USER_HZ).
 const TICK: Duration = Duration::from_millis(10);
 
 /// "Not my device": mdevctl asks the next script.
 const NOT_MINE: u8 = 2;
 
-/// Answers the call. Returns the exit code.
+/// Answers mdevctl's call. Returns the exit code.
 pub(crate) fn run(root: &Root, call: &Call) -> u8 {
     match (call.event.as_str(), call.action.as_str()) {
         ("get", "attributes") => {
@@ -52,8 +53,8 @@ fn caller() -> Vec<u8> {
     std::fs::read(format!("/proc/{parent}/cmdline")).unwrap_or_default()
 }
 
-/// Returns the answer with the attributes of a device, or the earlier answer if it is still valid;
-/// `None` if there are no attributes.
+/// Returns the text with a device's attributes for mdevctl, from an earlier answer if that is still
+/// valid. Returns `None` if the device gets no attributes.
 fn attributes_of(root: &Root, uuid: &str) -> Option<String> {
     let id = uuid.parse().ok()?;
     let place = Place::of(root, id)?;
@@ -65,7 +66,7 @@ fn attributes_of(root: &Root, uuid: &str) -> Option<String> {
 }
 
 /// Returns the names and values of a device's attributes. `None` without a valid record, if the
-/// settings switch attributes off, or if libvirt tells displays itself.
+/// settings switch attributes off, or if libvirt itself shows displays.
 pub(crate) fn words_of(root: &Root, id: DeviceId) -> Option<Vec<(String, String)>> {
     let are_wanted = settings::config(root, &mut Vec::new()).attributes;
     if !are_wanted || callout::is_told_by_libvirt(root) {
@@ -76,8 +77,8 @@ pub(crate) fn words_of(root: &Root, id: DeviceId) -> Option<Vec<(String, String)
     Some(words(&known.finding, &hints))
 }
 
-/// Returns the time (CLOCK_MONOTONIC) at which the process that called us was started, one tick
-/// early; zero if that can't be read.
+/// Returns the time (CLOCK_MONOTONIC) at which the process that called us was started, minus a
+/// [`TICK`]; zero if the time can't be read.
 fn caller_started() -> Duration {
     let clock = |id| clock_gettime(id).map_or(Duration::ZERO, Duration::from);
     let parent = std::os::unix::process::parent_id();
@@ -104,8 +105,8 @@ fn notify(root: &Root, call: &Call, action: &str) -> u8 {
             alarm::set(LIMIT + deadline.as_secs() as u32);
             let limit = Instant::now() + deadline;
             // udev's rule for a parent runs `start-parent-mdevs`, and udev handles no event of a
-            // device while it runs the rules of its parent. So a wait would be in vain. No domain
-            // is started then.
+            // device while it runs the rules of its parent. So it is useless to wait then. No
+            // domain is started at that time.
             let by_udev = verb(&caller()) == Some(b"start-parent-mdevs");
             let known = by_udev || udev::wait_for_udev(root, id, caller_started(), limit);
             match run::wait_until_free(root, id, limit) {

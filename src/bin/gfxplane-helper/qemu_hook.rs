@@ -32,14 +32,14 @@ use gfxplane::xml::{self, Document};
 
 use crate::SUCCESS;
 
-/// The exit code that means a veto to the script `50-gfxplane`. Nothing else that ends a process
-/// has this code.
+/// The exit code that means a veto to the script `50-gfxplane`. A crash or another error never
+/// gives this code.
 const VETO: u8 = 77;
 
-/// The longest time that the hook runs, in seconds. The wait for a probe comes on top.
+/// The longest time that the hook runs without its wait for a probe, in seconds.
 const LIMIT: u32 = 10;
 
-/// The time before the end of [`LIMIT`] at which the journal gets a line.
+/// How long before the end of [`LIMIT`] the hook warns in the journal.
 const SOON: Duration = Duration::from_millis(200);
 
 /// The beginning of every `<hostdev>`. The hook ignores a domain without it.
@@ -48,8 +48,8 @@ const HOSTDEV: &[u8] = b"<hostdev";
 /// `<28>`: facility daemon, warning (RFC 3164).
 const JOURNAL: &str = "<28>gfxplane: ";
 
-/// Answers a call and returns the exit code. `operation` is libvirt's second argument. The other
-/// arguments say nothing that the XML on stdin does not.
+/// Runs the hook and returns the exit code. `operation` is libvirt's second argument. The other
+/// arguments add nothing to the XML on stdin.
 pub(crate) fn run(root: &Root, operation: &OsStr) -> u8 {
     // SIGALRM ends us, which is no veto: the domain starts.
     alarm::set(LIMIT);
@@ -60,8 +60,8 @@ pub(crate) fn run(root: &Root, operation: &OsStr) -> u8 {
     look(root, operation).unwrap_or(SUCCESS)
 }
 
-/// Looks at the domain on stdin, and returns the exit code; `None` for a call or a domain that is
-/// none of the hook's.
+/// Looks at the domain on stdin, and returns the exit code; `None` if the operation or the domain
+/// does not concern the hook.
 fn look(root: &Root, operation: &OsStr) -> Option<u8> {
     let operation = Operation::parse(operation.to_str()?)?;
     let mut bytes = Vec::new();
@@ -76,7 +76,7 @@ fn look(root: &Root, operation: &OsStr) -> Option<u8> {
         return None;
     }
     let config = config(root);
-    // This happens even if the hook is off: no start may meet a probe of ours, and only this tells
+    // This is done even if the hook is off: no start may meet a probe of ours, and only this tells
     // the daemon that a domain has ended.
     match operation {
         Operation::Prepare => {
@@ -108,7 +108,8 @@ fn look(root: &Root, operation: &OsStr) -> Option<u8> {
     Some(answer(root, &domain, verdict))
 }
 
-/// Returns the hook's verdict about a domain. `text` is its XML.
+/// Returns what the hook does about a domain. `text` is the domain's XML, `document` and `domain`
+/// are views of it.
 fn verdict(
     root: &Root,
     operation: Operation,
@@ -163,8 +164,8 @@ fn answer(root: &Root, domain: &Domain<'_, '_>, verdict: Verdict) -> u8 {
     }
 }
 
-/// Sets the alarm, and starts a thread that tells the journal, a moment before the alarm, that the
-/// hook lets the domain pass. There is no line if no thread can be started.
+/// Sets the alarm. Starts a thread that warns in the journal, shortly before the alarm, that the
+/// domain starts unchecked. If there can be no thread, there is no warning.
 fn say_when_late(root: &Root, domain: &Domain<'_, '_>) {
     alarm::set(LIMIT);
     let name = operand(domain.name.as_deref(), domain.uuid);
@@ -179,8 +180,8 @@ fn say_when_late(root: &Root, domain: &Domain<'_, '_>) {
     let _ = thread::Builder::new().stack_size(64 * 1024).spawn(say);
 }
 
-/// Returns the settings. If a file can't be used, it may have switched the hook off. So the hook
-/// then only warns.
+/// Returns the settings. If a file of settings can't be used, the hook only warns, because that
+/// file might have switched it off.
 fn config(root: &Root) -> Config {
     let mut warnings = Vec::new();
     let mut config = settings::config(root, &mut warnings);
@@ -231,9 +232,9 @@ fn leave(root: &Root, domain: &Domain<'_, '_>, veto: bool) {
     }
 }
 
-/// Returns whether the domain is persistent or transient, judging by whether libvirt has a
-/// definition file for it. A domain without a name counts as persistent, and so does every domain
-/// if libvirt's directory can't be seen.
+/// Returns whether the domain is persistent: whether libvirt has a definition file for it. A domain
+/// without a name counts as persistent, and so does every domain if libvirt's directory can't be
+/// seen.
 fn definition(root: &Root, name: Option<&str>) -> Definition {
     let directory = root.join("etc/libvirt/qemu");
     let file = name.map(|name| directory.join(format!("{name}.xml")));
@@ -253,16 +254,16 @@ fn journal(root: &Root, line: &str) {
     }
 }
 
-/// This host. Only the facts about the domain's devices are read.
+/// This host. Reads only what the domain's devices need.
 struct ThisHost<'r> {
     root: &'r Root,
     reading: Reading,
 }
 
 impl Surroundings for ThisHost<'_> {
-    /// Returns what the valid record of a device says, without reading rules and types. Reads
-    /// everything about the device if it has no valid record, if the record has no answer, or if
-    /// the kernel makes a statement about the type.
+    /// Returns what the valid record of a device says, without reading rules and types. Reads them
+    /// only if there is no valid record, if the record has no answer, or if the kernel itself
+    /// describes the type, which overrules the record.
     fn known(&self, device: DeviceId) -> Known {
         let mut unheard = Vec::new();
         // A statement of the kernel about the type would outrank the record.

@@ -35,10 +35,10 @@ const SEARCH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
 /// The largest list, in bytes. Anything larger is no list of devices, and is passed on unread.
 const MAX_LIST: u64 = 4 * 1024 * 1024;
 
-/// A shell's code for a command that isn't there.
+/// The exit code of a shell for a command that does not exist.
 const NOT_FOUND: u8 = 127;
 
-/// Returns whether we are called by mdevctl's name.
+/// Returns whether we are called by the name `mdevctl`.
 pub(crate) fn is_called(program: &OsStr) -> bool {
     Path::new(program).file_name() == Some(OsStr::new(NAME))
 }
@@ -71,7 +71,7 @@ pub(crate) fn run(root: &Root, program: &OsStr, arguments: &[OsString]) -> u8 {
 #[derive(Debug, PartialEq, Eq)]
 struct Real {
     program: PathBuf,
-    /// The PATH without the directories in which we are mdevctl.
+    /// The PATH without the directories in which `mdevctl` is this program.
     search: OsString,
 }
 
@@ -105,8 +105,8 @@ impl Real {
     }
 }
 
-/// Returns whether a candidate is this program. Checks that in two ways: with a wrong answer, this
-/// program would run itself for ever.
+/// Returns whether a candidate is this program, which must not run itself for ever. Compares the
+/// file, and then the name behind all links.
 fn is_ours(candidate: &Path, found: &Metadata, ourselves: Option<&Metadata>) -> bool {
     let same = |ours: &Metadata| (ours.dev(), ours.ino()) == (found.dev(), found.ino());
     let resolved = std::fs::canonicalize(candidate).ok();
@@ -114,8 +114,9 @@ fn is_ours(candidate: &Path, found: &Metadata, ourselves: Option<&Metadata>) -> 
     ourselves.is_some_and(same) || name == Some(OsStr::new("gfxplane-helper"))
 }
 
-/// Answers if there is no real mdevctl. The list is empty: a libvirt whose first list fails sees no
-/// device that appears later. Any other call fails as without the wrapper.
+/// Answers in place of mdevctl if PATH has none. The list of definitions is empty, because a
+/// libvirt whose first list fails sees no device that appears later. Any other call fails, as
+/// without the wrapper.
 fn without_mdevctl(arguments: &[OsString]) -> u8 {
     if lists_definitions(arguments) {
         return match io::stdout().write_all(b"[]\n") {
@@ -127,12 +128,12 @@ fn without_mdevctl(arguments: &[OsString]) -> u8 {
     NOT_FOUND
 }
 
-/// Returns whether the arguments ask for the one list that libvirt before 10.1 uses.
+/// Returns whether the arguments ask for the list of definitions, as libvirt before 10.1 does.
 fn lists_definitions(arguments: &[OsString]) -> bool {
     arguments == ["list", "--dumpjson", "--defined"]
 }
 
-/// Returns whether a definition comes on stdin. libvirt passes a definition in no other way.
+/// Returns whether mdevctl reads a definition from stdin. libvirt passes one in no other way.
 fn takes_a_definition(arguments: &[OsString]) -> bool {
     let Some((verb, rest)) = arguments.split_first() else {
         return false;
@@ -176,14 +177,15 @@ fn list(root: &Root, mut command: Command) -> u8 {
     end(ended, written.is_ok())
 }
 
-/// Returns the measured attributes of a device; `None` unless it exists on this parent: the same
-/// UUID may be defined on several parents.
+/// Returns the attributes of a device; `None` if it has none, or if the active device of this UUID
+/// has another parent than the definition.
 fn known(root: &Root, parent: &str, uuid: Uuid) -> Option<Vec<(String, String)>> {
     let id = DeviceId::Mdev(uuid);
     (sysfs::parent_of(root, id)? == parent).then(|| words_of(root, id))?
 }
 
-/// Returns the code with which mdevctl ended. If a signal ended mdevctl, the same signal ends us.
+/// Returns the code with which mdevctl ended; a failure if mdevctl succeeded but its output could
+/// not be `written`. If a signal ended mdevctl, the same signal ends us.
 fn end(ended: io::Result<ExitStatus>, written: bool) -> u8 {
     let ended = match ended {
         Ok(ended) => ended,
@@ -202,9 +204,8 @@ fn end(ended: io::Result<ExitStatus>, written: bool) -> u8 {
     }
 }
 
-/// Returns the text on stdin without our attributes, in a file that mdevctl can read again. Returns
-/// `None` if no file can be made, before anything was read from stdin. A text that is no definition
-/// stays as it is.
+/// Returns a file with the text on stdin, without our attributes. A text that is no definition
+/// stays as it is. Returns `None`, and reads nothing, if no such file can be made.
 fn without_our_attributes() -> io::Result<Option<File>> {
     let Ok(memory) = memfd_create(c"definition", MFdFlags::MFD_CLOEXEC) else {
         return Ok(None);
@@ -220,7 +221,7 @@ fn without_our_attributes() -> io::Result<Option<File>> {
     Ok(Some(file))
 }
 
-/// Becomes the real mdevctl. Returns only after an error.
+/// Replaces this process by the real mdevctl. Returns only if that fails.
 fn become_it(mut command: Command) -> u8 {
     let error = command.exec();
     let program = Path::new(command.get_program()).display();

@@ -1,4 +1,4 @@
-//! The tool with libvirt. `gfxplane` runs it for verbs that need libvirt.
+//! The tool with libvirt's library. `gfxplane` runs it for verbs that need libvirt.
 
 use std::process::ExitCode;
 use std::sync::Arc;

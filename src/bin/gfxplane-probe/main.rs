@@ -91,10 +91,9 @@ fn by_hand() -> anyhow::Result<End> {
 
 /// Prints the properties of a device, for `IMPORT{program}`.
 ///
-/// At `add`, and only then, the program asks an mdev without a valid record. It never asks a PCI
-/// device, but publishes what else is known about it in the form of an answer. It prints at least
-/// one property, so that udev has a data file for the device: by that file the mdevctl notifier
-/// knows that this program has run.
+/// Asks an mdev without a valid record, but only at `add`. Never asks a PCI device, but writes what
+/// is known about it to `/run/gfxplane/devices`. Prints at least one property, so that udev has a
+/// data file for the device, from which the mdevctl notifier sees that this program has run.
 fn udev(id: DeviceId) -> anyhow::Result<End> {
     let root = Root::system();
     let action = std::env::var_os("ACTION").unwrap_or_default();
@@ -149,10 +148,10 @@ fn complain(problem: fmt::Arguments<'_>) {
 
 /// Asks a device that has just appeared.
 ///
-/// The kernel announces an mdev before its driver is attached. Only after that does the kernel link
-/// the type by which rules know the device (drivers/vfio/mdev/mdev_core.c, `mdev_device_create`).
-/// It links the driver before the device can be opened (drivers/base/dd.c, `really_probe`). So "no
-/// driver" and "no such device" are not believed before the deadline.
+/// The kernel announces an mdev before it attaches the driver. After that, it links the type, by
+/// which rules know the device (drivers/vfio/mdev/mdev_core.c, `mdev_device_create`). The driver's
+/// link appears before the device can be opened (drivers/base/dd.c, `really_probe`). So until the
+/// deadline, "no driver" and "no such device" only mean that it is too early.
 fn ask_new(root: &Root, id: DeviceId) -> anyhow::Result<()> {
     let config = settings::config(root, &mut Vec::new());
     let prober = Prober::Copy(prober()?);
@@ -187,8 +186,8 @@ fn can_be_opened(device: &Device) -> bool {
     device.driver.is_some() && has_node && device.type_id.is_some()
 }
 
-/// Fills stdin, stdout and stderr if they are closed, so that no file or device of ours gets their
-/// numbers. Rust's own start would have done this, but this program does without it
+/// Opens /dev/null as stdin, stdout and stderr if these are closed, so that no other file gets
+/// their numbers. Rust's own start would do this, but this program does without it
 /// (`src/bin/common/start.rs`).
 fn fill_standard_files() {
     while let Ok(null) = File::options().read(true).write(true).open("/dev/null") {

@@ -41,8 +41,8 @@ fn run() -> u8 {
     exit_code(&tool::run(arguments, Arc::new(Without)))
 }
 
-/// Turns this process into another program, with the same arguments. Returns the exit code if that
-/// program can't be run.
+/// Replaces this process by another program, with the same arguments. Returns only if that program
+/// can't be run, with the exit code.
 fn with(program: &Path) -> u8 {
     let error = Command::new(program)
         .args(std::env::args_os().skip(1))

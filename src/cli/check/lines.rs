@@ -12,7 +12,7 @@ use crate::predict::arguments::Device;
 use crate::predict::screens::{Here, Vgpu};
 use crate::predict::{Head, HeadOf, Outcome, Prediction, UNKNOWN_LIBVIRT, UNKNOWN_QEMU, viewers};
 
-/// The subject of the first line.
+/// The name of the first line: whether the domain starts.
 pub(super) const START: &str = "start";
 
 /// A line of the check's report about one domain.
@@ -38,7 +38,8 @@ impl Line {
 }
 
 impl SubjectArgs {
-    /// Returns the lines about a domain as it is. `better` is the plan that fixup would make.
+    /// Returns the lines about a domain as it is. `plan` changes nothing, `now` is its prediction,
+    /// and `better` is the plan that fixup would make.
     pub(super) fn lines(
         &self,
         surroundings: &HostSurroundings<'_>,
@@ -90,8 +91,8 @@ impl SubjectArgs {
     }
 }
 
-/// Returns the command that names the versions; `None` unless only unknown versions make the answer
-/// a doubt.
+/// Returns the command with options for the versions; `None` unless the answer is in doubt only
+/// because versions are unknown.
 fn versions(names: &Names, because: &str) -> Option<String> {
     let mut options = String::new();
     for reason in because.split("; ") {
@@ -109,7 +110,7 @@ fn versions(names: &Names, because: &str) -> Option<String> {
     Some(names.command(&fix))
 }
 
-/// Returns the line about the graphics that show the screen of a device; `None` for another screen.
+/// Returns the line about the screen of a device; `None` for the screen of an emulated card.
 fn seen(head: &Head) -> Option<Line> {
     let HeadOf::Device(_) = head.of else {
         return None;

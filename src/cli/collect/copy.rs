@@ -23,8 +23,8 @@ const MAX_FILE: usize = 64 * 1024;
 /// The number of links in a path after which it counts as a loop, as in the kernel (MAXSYMLINKS).
 const MAX_LINKS: usize = 40;
 
-/// Attributes that identify one machine. gfxplane itself reads none of them, but a rule of the
-/// administrator's may.
+/// Attributes in sysfs that identify one machine. gfxplane itself reads none of them, but a rule of
+/// the administrator's may.
 const IDENTIFYING: &[&str] = &[
     "serial",
     "serial_number",
@@ -36,13 +36,13 @@ const IDENTIFYING: &[&str] = &[
     "hostname",
 ];
 
-/// The directory that the copy is written to.
+/// Copies a host into the directory `to`.
 pub(super) struct Copy<'a> {
     from: &'a Root,
-    /// The root with its links resolved, because readers name paths both ways.
+    /// The root with its links resolved, because readers report paths with and without links.
     base: PathBuf,
     to: &'a Path,
-    /// The files and links, from `to`.
+    /// The files and links that were made, relative to `to`.
     pub(super) written: BTreeSet<PathBuf>,
 }
 
@@ -93,10 +93,9 @@ impl<'a> Copy<'a> {
         Ok(())
     }
 
-    /// Returns every directory, link and file on the way to `path`, including those that links lead
-    /// through, each with what the copy needs of it. Returns nothing if `path` does not exist; a
-    /// dangling link at its end counts as existing. `last` decides whether a link at the end of
-    /// `path` is followed.
+    /// Returns every directory, link and file on the way to `path`, also through links, each in the
+    /// form in which it is copied. Returns nothing if `path` does not exist; a dangling link at its
+    /// end counts as existing. `last` decides whether a link at the end of `path` is followed.
     fn parts(&self, path: &Path, last: Last) -> Result<Vec<(PathBuf, Part)>, String> {
         let names = |path: &Path| -> VecDeque<OsString> {
             let names = path.components().map(|name| name.as_os_str().to_owned());
@@ -176,13 +175,13 @@ impl<'a> Copy<'a> {
         notes.iter().map(on_host).collect()
     }
 
-    /// Returns a path without the host's root; `None` if it is outside of the root.
+    /// Returns a path relative to the host's root; `None` if it is outside of the root.
     fn inside<'p>(&self, path: &'p Path) -> Option<&'p Path> {
         let inside = path.strip_prefix(&self.base);
         inside.or_else(|_| path.strip_prefix(self.from.path())).ok()
     }
 
-    /// Records the abilities of QEMU and libvirt. Asks for them first if necessary.
+    /// Records and returns the abilities of QEMU and libvirt. Asks for them first if necessary.
     pub(super) fn emulators(
         &mut self,
         emulators: &BTreeSet<PathBuf>,
@@ -207,8 +206,8 @@ impl<'a> Copy<'a> {
         Ok(all)
     }
 
-    /// Copies the facts that only `gfxplane doctor` looks at: the existence of files, not their
-    /// contents, because other people's scripts may contain anything.
+    /// Records what only `gfxplane doctor` looks at: of most files the existence, not the contents,
+    /// because other people's scripts may contain anything.
     pub(super) fn examined(&mut self, host: &doctor::Host) -> Result<(), Failure> {
         let mut files = examined_files(host);
         for id in &host.stale {
@@ -247,7 +246,7 @@ impl<'a> Copy<'a> {
         self.make(path, Part::Text(text.into()))
     }
 
-    /// Makes one part, unless it exists already.
+    /// Makes a part of the copy at `path`, unless it exists already.
     fn make(&mut self, path: &Path, part: Part) -> Result<(), Failure> {
         let to = self.to.join(path);
         if self.written.contains(path) {
@@ -287,8 +286,8 @@ impl<'a> Copy<'a> {
     }
 }
 
-/// Returns the files that doctor has seen on a host, with the content that they need, and whether
-/// they are executable.
+/// Returns the files that doctor has seen on a host, each with the text that a copy needs and
+/// whether the file is executable.
 fn examined_files(host: &doctor::Host) -> Vec<(PathBuf, String, bool)> {
     let mut files: Vec<(PathBuf, String, bool)> = Vec::new();
     let is_hidden = host.udev_rule == Some(UdevRule::Hidden);
@@ -347,8 +346,8 @@ fn unwritable(path: &Path, error: &io::Error) -> Failure {
     Failure::Environment(format!("{}: {error}", path.display()))
 }
 
-/// Returns whether the target of a link in this directory is relative and stays below the root.
-/// Such a link still works in a copy of the host.
+/// Returns whether a link in this directory still works in a copy of the host: its target must be
+/// relative and stay below the root.
 fn stays_inside(directory: &Path, target: &Path) -> bool {
     let mut depth = directory.components().count();
     target.components().all(|name| match name {
@@ -368,7 +367,7 @@ fn stays_inside(directory: &Path, target: &Path) -> bool {
 /// Returns the content of a file.
 ///
 /// # Errors
-/// The file can't be read, or is no text that others may see.
+/// The file can't be read, is too large, is no text, or identifies this machine.
 fn text_of(path: &Path, name: &OsStr) -> Result<Vec<u8>, String> {
     if name
         .to_str()

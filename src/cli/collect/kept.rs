@@ -1,5 +1,5 @@
-//! Writes a domain for a recording. The result has the parts that gfxplane reads ([`KEPT`]), and no
-//! others. It is written anew, so that unforeseen comments, texts and names are left out.
+//! Writes a domain for a recording. The result has only the parts that gfxplane reads ([`KEPT`]).
+//! It is written from nothing, so that unforeseen comments, texts and names are left out.
 
 mod arguments;
 
@@ -12,17 +12,17 @@ use crate::domain::{LIBOSINFO_NAMESPACE, MANAGERS, POLICY_NAMESPACE, QEMU_NAMESP
 use crate::predict::arguments::is_telling;
 use crate::xml::{Document, Edit, Element, escape};
 
-/// The text that replaces a value.
+/// The text in place of a value that is left out.
 const LEFT_OUT: &str = "left-out";
 
-/// The elements that are kept, one a line: the path below `<domain>` (`.` for that itself), and the
-/// attributes. `devices/*` stands for each of [`DEVICES`]. The word behind an attribute's colon says
-/// which values stay; without one, a value stays if it is a word, as libvirt has them:
+/// The elements that are kept, one a line: the path below `<domain>`, and the attributes. `.` is
+/// `<domain>` itself, and `devices/*` is each of [`DEVICES`]. After a colon comes the kind of the
+/// attribute's value. A value without a kind is kept if it is a word ([`is_word`]).
 ///
 /// * `number`, `unit` (of memory), `device` (a name of the host's), `alias`, `driver` (of vfio),
-///   `none`: any other value leaves the attribute out.
-/// * `address` that many machines have, `node` (a render node), `telling` (a switch or a number),
-///   `there` (only an empty value): another text takes any other value's place.
+///   `none`: an attribute with a value of another kind is left out.
+/// * `address` (one that many machines have), `node` (a render node), `telling` (a switch or a
+///   number), `there` (only an empty value): a value of another kind is replaced.
 const KEPT: &str = "
 . type
 memory unit:unit
@@ -84,8 +84,8 @@ const DEVICES: &str = "audio channel console controller crypto graphics hostdev 
 /// Variables of QEMU's environment that are kept, without their values.
 const VARIABLES: [&str; 3] = ["DISPLAY", "WAYLAND_DISPLAY", "GDK_BACKEND"];
 
-/// Returns the text of a domain with the parts that gfxplane reads. `number` is the domain's place
-/// in the recording.
+/// Returns the text of a domain with only the parts that gfxplane reads. Its name and UUID are made
+/// from `number`.
 pub(super) fn kept(document: &Document<'_>, number: usize) -> String {
     let arguments = document
         .elements()
@@ -102,8 +102,8 @@ pub(super) fn kept(document: &Document<'_>, number: usize) -> String {
     writer.text
 }
 
-/// Returns the text of a domain with three dots in place of each value that may be a secret: each
-/// value that [`kept`] would not keep. Returns an empty text if `text` is not XML.
+/// Returns the text of a domain with `…` in place of each value that [`kept`] would not keep. Empty
+/// if `text` is not XML.
 pub(in crate::cli) fn veiled(text: &str) -> String {
     let Ok(document) = Document::parse(text) else {
         return String::new();
@@ -160,7 +160,7 @@ fn veil<'d, 'a>(
     }
 }
 
-/// Returns a well-formed text without the content of its comments.
+/// Returns a well-formed XML text with `…` as the content of each comment.
 fn without_comments(text: &str) -> String {
     let mut all = String::new();
     let mut rest = text;
@@ -172,7 +172,7 @@ fn without_comments(text: &str) -> String {
     all + rest
 }
 
-/// Returns whether an element is in the place where libvirt reads QEMU's arguments.
+/// Returns whether an element is where libvirt reads QEMU's arguments.
 fn is_in_command_line(element: Element<'_, '_>) -> bool {
     element.parent().is_some_and(|parent| {
         let above = parent.parent();
@@ -189,7 +189,7 @@ struct Writer {
     arguments: std::vec::IntoIter<String>,
 }
 
-/// Returns the name of an element in [`KEPT`]; `None` for an element of another namespace.
+/// Returns the name that an element has in [`KEPT`]; `None` if the element has another namespace.
 fn name(element: Element<'_, '_>) -> Option<String> {
     let local = element.local_name();
     match element.namespace().as_deref() {
@@ -201,8 +201,8 @@ fn name(element: Element<'_, '_>) -> Option<String> {
     }
 }
 
-/// Returns the kept attributes of an element by its path, each with the kind of its value; `None` if
-/// the element is not kept.
+/// Returns the attributes that are kept of the element at this path, each with the kind of its
+/// value; `None` if the element is not kept.
 fn attributes(path: &str) -> Option<Vec<(&'static str, &'static str)>> {
     let of = |path: &str| {
         let mut lines = KEPT.lines().map(str::split_ascii_whitespace);
@@ -278,7 +278,7 @@ impl Writer {
             self.text += &format!("  <name>domain-{number}</name>\n");
             self.text += &format!("  <uuid>00000000-0000-4000-8000-{number:012}</uuid>\n");
         }
-        // The source of any other hostdev stays empty.
+        // A hostdev of another type keeps its source, but nothing in it.
         let is_other = path == "devices/hostdev/source" && {
             let hostdev = element.parent();
             let kind = hostdev.and_then(|hostdev| hostdev.attribute("type"));
@@ -300,7 +300,8 @@ impl Writer {
         }
     }
 
-    /// Writes an element in place of the metadata of another manager, if it is a known one.
+    /// If the metadata are those of a known manager, writes an empty element that only names the
+    /// manager.
     fn manager(&mut self, metadata: Element<'_, '_>) {
         let namespace = metadata.namespace().unwrap_or_default();
         let part = MANAGERS.iter().find(|(part, _)| namespace.contains(part));
@@ -344,8 +345,8 @@ fn is_number(text: &str) -> bool {
         && digits.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
-/// Returns whether libvirt accepts a text as an alias, its own or a user's (src/conf/domain_conf.c,
-/// `virDomainDeviceAliasIsUserAlias`).
+/// Returns whether a text can be an alias, libvirt's for a hostdev or a user's
+/// (src/conf/domain_conf.c, `virDomainDeviceAliasIsUserAlias`).
 fn is_alias(text: &str) -> bool {
     let number = text.strip_prefix("hostdev");
     let is_own = number.is_some_and(|number| number.bytes().all(|byte| byte.is_ascii_digit()));

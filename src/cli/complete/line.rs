@@ -3,9 +3,9 @@
 /// The last word of a command line, up to the cursor.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Typed {
-    /// The quotation mark that is open.
+    /// The quotation mark that is still open.
     open: Option<char>,
-    /// The beginning of the word, without quotation marks, that bash leaves as it is.
+    /// The beginning of the word that bash does not replace, without quotation marks.
     head: String,
     /// True if the word begins with a tilde that the shell replaces.
     pub(super) is_home: bool,
@@ -66,8 +66,8 @@ pub(super) fn split(line: &str, breaks: &str) -> (Vec<String>, Typed) {
 }
 
 impl Typed {
-    /// Returns the text by which bash must replace the typed part, so that the result is `word`;
-    /// `None` if `word` does not begin with the part that bash keeps.
+    /// Returns the text by which bash must replace what follows `head`, so that the result is
+    /// `word`; `None` if `word` does not begin with `head`.
     #[must_use]
     pub(super) fn rest(&self, word: &str) -> Option<String> {
         let rest = word.strip_prefix(&self.head)?;

@@ -8,7 +8,7 @@ use crate::plan::Level;
 use crate::publish::overview::{GuestsFrom, Overview};
 use crate::xml::escape;
 
-/// The page's style. It has none of the characters that XML escapes.
+/// The page's style, without characters that XML escapes.
 const STYLE: &str = "\
 :root { color-scheme: light dark; --line: #d0d7de; --good: #1a7f37; --warn: #9a6700; --bad: #cf222e; --code: #f6f8fa; }
 @media (prefers-color-scheme: dark) {
@@ -30,7 +30,7 @@ code { display: block; background: var(--code); border-radius: .3rem; padding: .
 footer { font-size: .85rem; }
 ";
 
-/// Returns a text from another source as the content of an element.
+/// Returns a text as the content of an XML element, in which it can't do harm.
 fn shown(text: &str) -> String {
     escape(&one_line(text))
 }

@@ -7,8 +7,8 @@ use crate::predict::words::is_in;
 /// The text that replaces an option that is left out.
 const OPTION_LEFT_OUT: &str = "-left-out";
 
-/// Returns the arguments, with only those values that decide about screens. Any other value may be
-/// a secret.
+/// Returns the user's own arguments, with everything replaced that does not decide about screens:
+/// it may be a secret.
 pub(super) fn kept_arguments(arguments: &[String]) -> Vec<String> {
     let mut kept = Vec::new();
     let mut option: Option<&str> = None;
@@ -32,7 +32,7 @@ pub(super) fn kept_arguments(arguments: &[String]) -> Vec<String> {
     kept
 }
 
-/// Returns the kept form of an option's value; `None` if the value has no form that is known.
+/// Returns the kept form of an option's value; `None` if gfxplane does not know the value's form.
 fn kept_value(option: &str, value: &str) -> Option<String> {
     let telling = |value: &str| if is_telling(value) { value } else { LEFT_OUT }.to_owned();
     let pair = |name: &str, value: &str| format!("{name}={}", telling(value));
