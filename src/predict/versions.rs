@@ -337,6 +337,13 @@ mod tests {
     }
 
     #[test]
+    fn the_readme_names_the_last_version() {
+        let [major, minor] = LAST_QEMU;
+        let words = format!("For a QEMU after {major}.{minor}, gfxplane only warns");
+        assert!(include_str!("../../README.md").contains(&words), "{words}");
+    }
+
+    #[test]
     fn only_what_every_version_refuses_is_certain() {
         let refusal = |always| {
             let stage = crate::predict::Stage::Qemu;

@@ -363,11 +363,13 @@ pub(crate) fn rule_for_type<'a>(
 /// and that was made under this kernel and with the driver that is loaded now.
 pub(crate) fn sibling_of_type<'a>(sources: &'a Sources, type_id: &str) -> Option<&'a Record> {
     let record = sources.memory.types.get(type_id)?;
+    // No `..`: whoever adds a circumstance decides here whether it counts for siblings.
     let Circumstances {
+        boot_id: _,
         kernel,
         driver,
         driver_version,
-        ..
+        type_id: _,
     } = &record.circumstances;
     let loaded = sources.host.mdev_drivers.get(driver.as_deref()?)?;
     let holds = *kernel == sources.host.kernel && loaded == driver_version;

@@ -131,8 +131,9 @@ fn allowed(text: &str) -> String {
 mod tests {
     use super::*;
     use crate::device::evidence::{Evidence, Method, OpenPath, resolve};
-    use crate::device::facts::{Display, Edid, Facts, Reason};
+    use crate::device::facts::{Display, Edid, Facts, OpRegion, Reason};
     use crate::predict::hints::hints;
+    use crate::publish::capability::of_device;
 
     fn of(facts: Facts, node: Option<&str>) -> Vec<(String, String)> {
         let evidence = Evidence {
@@ -194,5 +195,49 @@ mod tests {
                 .iter()
                 .any(|(_, value)| value == "/dev/dri/by-path/pci-0000:00:02.0-render")
         );
+    }
+
+    /// Each fact of the capability is an attribute and a neutral property, too, and docs/udev.md
+    /// shows it in both forms.
+    #[test]
+    fn a_fact_of_the_capability_has_all_forms() {
+        let edid = Some(Edid {
+            max_xres: 1920,
+            max_yres: 1440,
+        });
+        let facts = Facts {
+            edid,
+            opregion: Some(OpRegion { size: 8192 }),
+            ..Facts::of(Display::from_answers(true, false))
+        };
+        let finding = resolve(
+            vec![(facts, Evidence::by(Method::Probe))],
+            Reason::NotProbed,
+        );
+        let hints = hints(&finding.facts, None);
+        let page = include_str!("../../docs/udev.md");
+        let (attributes, properties) = (
+            words(&finding, &hints),
+            neutral_properties(&finding, &hints),
+        );
+        let is_fact = |line: &&str| {
+            let name = line.trim_start_matches(['<', '/', ' ']);
+            let others = ["capability", "display", "require", "option", "evidence"];
+            !others.iter().any(|other| name.starts_with(other))
+        };
+        let xml = of_device(&finding, &hints);
+        let facts: Vec<&str> = xml.lines().filter(is_fact).map(str::trim).collect();
+        assert_eq!(facts.len(), 2, "{xml}");
+        for line in facts {
+            assert!(page.contains(&format!("`{line}`")), "docs/udev.md: {line}");
+            for value in line.split('\'').skip(1).step_by(2) {
+                assert!(properties.contains(value), "no property has {line}");
+                let mut values = attributes.iter().map(|(_, value)| value);
+                assert!(
+                    values.any(|word| word.contains(value)),
+                    "no attribute has {line}"
+                );
+            }
+        }
     }
 }

@@ -36,7 +36,8 @@ use crate::SUCCESS;
 /// gives this code.
 const VETO: u8 = 77;
 
-/// The longest time that the hook runs without its wait for a probe, in seconds.
+/// The longest time that the hook runs without its wait for a probe, in seconds. One test in
+/// tests/hook.rs has a shorter limit of its own ("Well before the alarm").
 const LIMIT: u32 = 10;
 
 /// How long before the end of [`LIMIT`] the hook warns in the journal.
@@ -276,5 +277,17 @@ impl Surroundings for ThisHost<'_> {
     fn abilities(&self, domain: &Domain<'_, '_>) -> Abilities {
         let emulator = domain.program();
         emulator::abilities(self.root, &emulator, Asking::Cached, &mut Vec::new())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_documents_name_the_limit() {
+        let limit = format!(" {} seconds after ", super::LIMIT);
+        let automatic = include_str!("../../../docs/automatic.md");
+        assert!(automatic.contains(&(limit.clone() + "that wait")));
+        let faults = include_str!("../../../docs/faults.md");
+        assert!(faults.contains(&(limit + "its wait for a probe")));
     }
 }

@@ -10,6 +10,16 @@ fn subject<'a>(bus: Bus, type_id: &'a str, kernel: &'a str) -> Subject<'a> {
 }
 
 #[test]
+fn every_file_of_rules_is_built_in() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/src/device/rules.d");
+    let files = std::fs::read_dir(folder).unwrap();
+    let mut files: Vec<_> = files.map(|file| file.unwrap().file_name()).collect();
+    files.sort_unstable();
+    let built_in: Vec<_> = BUILT_IN.iter().map(|(name, _)| *name).collect();
+    assert_eq!(files, built_in);
+}
+
+#[test]
 fn the_built_in_rules() {
     let rules = Rules::built_in();
     let with =
