@@ -35,7 +35,8 @@ pub(super) const AT_ONCE: u32 = 5;
 const LONGEST: u32 = 8;
 
 impl Daemon<'_> {
-    /// Looks at the next domain. Returns whether there was one.
+    /// Looks at the next domain. Returns `false` if no domain is waiting, or there is no connection
+    /// to libvirt.
     pub(super) fn work_once(&mut self) -> bool {
         let Some(libvirt) = self.libvirt.clone() else {
             return false;
@@ -55,8 +56,8 @@ impl Daemon<'_> {
         true
     }
 
-    /// Puts the task off after an error: a start or another job has locked the domain, or libvirt
-    /// is ending.
+    /// Puts the task off after an error, each time for longer: a start or another job has locked
+    /// the domain, or libvirt is ending. Writes the error if it differs from the last one.
     fn failed(&mut self, task: Task, error: &str) {
         self.failures += 1;
         let domain = self.domains.watched(task.uuid);
@@ -146,9 +147,10 @@ impl Daemon<'_> {
         Ok(())
     }
 
-    /// Ends the hook's request for a domain, by removing its file. Call this last, so that the next
-    /// daemon finds the request if this one is killed before. But call it before starting the
-    /// domain (`starts`), because the hook may leave a new request at the start.
+    /// Ends the hook's request for a domain after a veto, by removing its file; does nothing
+    /// without such a request. Call this last, so that the next daemon finds the request if this
+    /// one is killed before. But call it before starting the domain (`starts`, which also writes a
+    /// line about the start), because the hook may leave a new request at the start.
     pub(super) fn handled(&mut self, uuid: Uuid, starts: bool) {
         let Some(domain) = self.domains.known(uuid) else {
             return;
@@ -168,7 +170,8 @@ impl Daemon<'_> {
         }
     }
 
-    /// Returns the name of a domain, or its UUID if nobody has looked at it yet.
+    /// Returns the name of a domain, or its UUID if nobody has looked at it yet. If the domain is
+    /// not watched yet, it is from now on ([`Domains::watched`](super::memory::Domains::watched)).
     pub(super) fn name(&mut self, uuid: Uuid) -> String {
         let name = &self.domains.watched(uuid).name;
         if name.is_empty() {
@@ -280,7 +283,8 @@ impl Daemon<'_> {
         }
     }
 
-    /// Looks at the domain again, because somebody else changed its definition before we did.
+    /// Plans to look at the domain again, because somebody else changed its definition before we
+    /// did: soon or, after [`AT_ONCE`] times in a row, later and with a warning.
     fn changed_before(&mut self, uuid: Uuid) {
         let domain = self.domains.watched(uuid);
         domain.misses += 1;
@@ -301,8 +305,9 @@ impl Daemon<'_> {
         self.again(task, SOON);
     }
 
-    /// Remembers a change that was made although libvirt has not confirmed it. Only the wanted
-    /// changes can be undone, because any other difference may be somebody else's.
+    /// If the present `definition` shows that libvirt made a change without confirming it, reports
+    /// the change and keeps it for undo. Only the wanted changes can be undone, because any other
+    /// difference may be somebody else's.
     fn was_done_after_all(&mut self, uuid: Uuid, definition: &Definition) {
         let domain = self.domains.watched(uuid);
         let done = domain.unsure.take();
@@ -328,8 +333,8 @@ impl Daemon<'_> {
 
     /// Writes the changes to the log, and keeps what is needed to undo them: the definition without
     /// them (`base`) and with them (`ours` if libvirt was seen to write it, or else `after`, the
-    /// present one). Without both, they can't be undone; if libvirt does not answer, a warning says
-    /// so.
+    /// present one). Without the latter, they can't be undone; if libvirt does not answer, a
+    /// warning says so.
     fn keep(
         &mut self,
         uuid: Uuid,
@@ -377,9 +382,10 @@ impl Daemon<'_> {
         self.report(kept);
     }
 
-    /// Starts a domain that the hook has vetoed, if the settings ask for that and this definition
-    /// was not started yet. A separate thread waits for the outcome, unless the daemon runs only
-    /// once.
+    /// Starts an inactive domain that the hook has vetoed, if the settings ask for that and this
+    /// definition was not started yet. Otherwise writes why not, unless the domain is active.
+    /// Either way, ends the hook's request. A separate thread waits for the outcome, unless the
+    /// daemon runs only once.
     fn start(&mut self, libvirt: &dyn Libvirt, definition: &Definition) -> Result<(), Failure> {
         let Ok(uuid) = definition.uuid.parse() else {
             return Ok(());
@@ -423,7 +429,7 @@ impl Daemon<'_> {
         Ok(())
     }
 
-    /// Handles the outcome of starting a domain.
+    /// Writes the outcome of starting a domain after a veto to the journal and the log.
     pub(super) fn started(&mut self, uuid: Uuid, result: Result<(), String>) {
         match result {
             Ok(()) => {

@@ -46,7 +46,9 @@ pub(super) struct NodeDevices {
 pub(super) type Listed = Result<Option<Arc<dyn Libvirt>>, Failure>;
 
 impl Daemon<'_> {
-    /// Starts a thread that waits until libvirt has listed its devices.
+    /// Starts a thread that waits until libvirt has listed its devices, and then sends
+    /// [`Event::Listed`]. Does nothing without a connection to the system's libvirt, or if no
+    /// daemon with devices runs.
     pub(super) fn wait_for_devices(&mut self) {
         let Some(libvirt) = self.libvirt.clone().filter(|_| self.is_system()) else {
             return;
@@ -73,8 +75,8 @@ impl Daemon<'_> {
         }
     }
 
-    /// Handles the outcome of the wait with the number `turn`. Does nothing if a later wait has
-    /// begun.
+    /// Makes the link after the wait with the number `turn`, or warns if that wait has failed. Does
+    /// nothing if a later wait has begun.
     pub(super) fn devices_are_listed(&mut self, turn: u64, listed: Listed) {
         if turn != self.devices.turn {
             return;
@@ -99,8 +101,8 @@ impl Daemon<'_> {
     }
 
     /// Handles the end of the connection to the daemon that has the devices. Removes the link only
-    /// after the daemon's process has ended: if it disappeared earlier, the ending daemon would
-    /// have mdevctl list all devices again, and end later.
+    /// after the daemon's process has ended, or after a minute ([`LOOKS`]): if it disappeared
+    /// earlier, the ending daemon would have mdevctl list all devices again, and end later.
     pub(super) fn devices_are_lost(&mut self) {
         self.devices.turn += 1;
         self.devices.listed = false;

@@ -22,8 +22,9 @@ fn definition(uuid: Uuid, text: &str) -> Definition {
     }
 }
 
-/// Returns whether undefining the domain was the first of the changes that were `seen`. It then
-/// removed our definition, and a definition that somebody made afterwards is still there.
+/// Returns whether undefining the domain was the first of the changes that were `seen`, and the
+/// only undefining; also true if none was seen. It then removed our definition, and a definition
+/// that somebody made afterwards is still there.
 fn was_first(seen: &[Version]) -> bool {
     match seen {
         [] => true,
@@ -40,13 +41,15 @@ pub(super) struct Moment {
 }
 
 impl Daemon<'_> {
-    /// Finds out which definition we have replaced. Returns it, and ours as libvirt wrote it
-    /// (`None` if we did not see that).
+    /// Finds out which definition we have replaced by `fixed`. Returns it, and ours as libvirt
+    /// wrote it (`None` if we did not see that). `seen` are the versions that were caught
+    /// meanwhile. Without `seen`, or if one was missed, assumes that we have replaced `before`; if
+    /// one was missed, also reports that a change may be lost.
     ///
-    /// Returns `None` if we have replaced somebody else's definition, or defined a domain that
-    /// somebody else had undefined; their change is then restored. `seen` are the versions that
-    /// were caught meanwhile. If one was missed, reports that a change may be lost. Without `seen`,
-    /// assumes that nobody else changed the definition.
+    /// If we have replaced somebody else's definition, or defined a domain that somebody else had
+    /// undefined, tries to restore their change and returns `None`. But if we replaced graphics
+    /// alone, and they changed no graphics, their definition is returned: libvirt kept the rest of
+    /// it.
     pub(super) fn replaced(
         &mut self,
         libvirt: &dyn Libvirt,
@@ -171,8 +174,8 @@ impl Daemon<'_> {
         Ok(())
     }
 
-    /// Reports that somebody else's change may be lost. `what` names the changed elements; it is
-    /// empty if they are not known.
+    /// Reports that somebody else's change may be lost, and has the daemon look at the domain
+    /// again. `what` names the changed elements; it is empty if they are not known.
     fn may_be_lost(&mut self, moment: Moment, what: &str) {
         let what = match what {
             "" => String::new(),

@@ -32,7 +32,7 @@ impl Daemon<'_> {
         !self.is_system() || self.alive().iter().any(is_another)
     }
 
-    /// Returns the process ids of libvirt's running daemons.
+    /// Returns the process ids of libvirtd and virtqemud, as far as they run.
     pub(super) fn alive(&self) -> BTreeSet<u32> {
         let pids = DAEMONS.1.iter().filter_map(|name| self.pid(name));
         pids.collect()
@@ -47,7 +47,8 @@ impl Daemon<'_> {
     }
 
     /// Connects to libvirt, and then looks at all domains. If `at_once` is true, an unreachable
-    /// libvirt is an error. If it is false, the daemon tries again later.
+    /// libvirt is an error. If it is false, never fails: the daemon tries again later, or waits
+    /// until libvirt runs ([`is_there`](Self::is_there)).
     pub(super) fn connect(&mut self, at_once: bool) -> anyhow::Result<()> {
         if !at_once && !self.is_there() {
             self.retry = None;

@@ -196,7 +196,7 @@ impl Memory {
     }
 }
 
-/// Returns the `<graphics>` that a plan changes, if libvirt can replace it alone
+/// Returns the new text of the `<graphics>` that a plan changes, if libvirt can replace it alone
 /// ([`New::Graphics`](crate::libvirt::New)): the plan changes nothing else, and the domain has no
 /// other graphics of its type. Otherwise returns `None`.
 pub(crate) fn only_graphics(fixed: &Fixed) -> Option<String> {
@@ -241,7 +241,8 @@ pub(crate) fn all_graphics(definition: &str) -> Vec<String> {
         .collect()
 }
 
-/// Returns the notes about a domain whose plan is not carried out, for the reason `why`.
+/// Returns the notes about a domain whose plan is not carried out, for the reason `why`. Empty if
+/// there is no plan.
 pub(crate) fn left_alone(fixed: &Fixed, why: &str) -> Vec<Note> {
     let Some(plan) = &fixed.plan else {
         return Vec::new();

@@ -100,7 +100,8 @@ pub fn devices(domain: &Domain<'_, '_>) -> BTreeSet<DeviceId> {
     domain.hostdevs.iter().map(|hostdev| hostdev.id).collect()
 }
 
-/// Decides whether a domain may start. `text` is the domain's XML.
+/// Decides whether a domain may start: never returns [`Verdict::Rewrite`]. `text` is the domain's
+/// XML.
 pub fn start(
     text: &str,
     domain: &Domain<'_, '_>,
@@ -154,8 +155,8 @@ pub fn start(
     }
 }
 
-/// Decides whether to change the XML of a domain that comes from another host or was saved.
-/// `document` and `domain` are views of that XML.
+/// Decides whether to change the XML of a domain that comes from another host or was saved: never
+/// returns [`Verdict::Veto`]. `document` and `domain` are views of that XML.
 pub fn incoming(
     document: &Document<'_>,
     domain: &Domain<'_, '_>,
@@ -280,10 +281,10 @@ fn cautious(screens: &Screens) -> Screens {
     cautious
 }
 
-/// Returns the certain refusal; `None` if there is none. A refusal is certain if every version of
-/// QEMU gives it because of a device whose display was measured, whatever displays the other
-/// devices have. With own arguments for QEMU, nothing is certain. Of the host's `abilities`, only
-/// libvirt's version counts, because libvirt reads the XML.
+/// Returns the refusal that is certain; `None` if there is none. It is one that every version of
+/// QEMU gives, about a device whose display was measured, whatever displays the other devices have.
+/// If the domain has arguments of its own for QEMU, nothing is certain. Of the host's `abilities`,
+/// only libvirt's version counts, because libvirt reads the XML.
 fn certain(screens: &Screens, abilities: &Abilities) -> Option<Refusal> {
     // The effect of the user's own arguments is not known well enough to veto a start.
     if screens.arguments != Arguments::default() {
@@ -394,8 +395,8 @@ impl Report<'_, '_, '_> {
     }
 }
 
-/// Returns the changes after which the domain starts. `None` if it needs none, or if the changes
-/// that `wishes` allow are not enough.
+/// Returns the changes after which the domain starts. `None` if it needs none, if the changes that
+/// `wishes` allow are not enough, or if the domain or its policy can't be read.
 fn fixes(
     text: &str,
     surroundings: &dyn Surroundings,

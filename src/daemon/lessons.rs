@@ -51,9 +51,9 @@ pub(crate) struct Learned {
 /// The reason why nothing was learned.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Unlearned {
-    /// The log has nothing to learn from. The user need not know.
+    /// Nothing can be learned now, for this reason. The user need not know.
     Nothing(String),
-    /// Something is wrong, and the user should know.
+    /// This is wrong, and the user should know.
     Problem(String),
 }
 
@@ -74,7 +74,8 @@ impl Learned {
     }
 }
 
-/// Learns from the log of a domain, and keeps the result as records.
+/// Learns from the log of a domain, keeps the result as records, and tells udev. Never returns an
+/// empty list: [`Unlearned`] has the reason.
 pub(crate) fn learn_from(root: &Root, domain: Logged<'_>) -> Result<Vec<Learned>, Unlearned> {
     let nothing = |text: &str| Unlearned::Nothing(text.into());
     let log = || {
@@ -121,8 +122,8 @@ fn runs(libvirt: &dyn Libvirt, uuid: Uuid) -> Result<Option<bool>, Failure> {
     })
 }
 
-/// Stores the display that was learned of one device. Returns `None` if the device has no driver,
-/// no longer exists, or appeared only after the start.
+/// Stores the display that was learned of one device, and tells udev. Returns `None` if the device
+/// has no driver, no longer exists, or appeared only after the start.
 fn keep(
     root: &Root,
     domain: Uuid,

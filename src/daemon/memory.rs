@@ -97,8 +97,8 @@ impl Watched {
         self.seen.replace(now).is_some_and(|before| before != now)
     }
 
-    /// Returns whether the daemon may start the domain after a veto: once for each definition. The
-    /// call uses this up.
+    /// Returns whether the daemon may start the domain after a veto: once until the definition
+    /// changes. The call uses this up.
     pub(super) fn may_retry(&mut self) -> bool {
         let is_another = self.retried != self.seen;
         self.retried = self.seen;
@@ -199,6 +199,8 @@ impl Domains {
         }
     }
 
+    /// Returns what the daemon keeps about a domain. Makes an entry if the daemon does not watch
+    /// the domain yet, with the plans from before the domain was undefined.
     pub(super) fn watched(&mut self, uuid: Uuid) -> &mut Watched {
         self.all.entry(uuid).or_insert_with(|| {
             let place = self.gone.iter().position(|(gone, _)| *gone == uuid);
@@ -225,7 +227,7 @@ impl Domains {
         true
     }
 
-    /// Returns the memory of a domain; `None` if the domain is not known.
+    /// Returns what the daemon keeps about a domain; `None` if it does not watch the domain.
     pub(super) fn known(&mut self, uuid: Uuid) -> Option<&mut Watched> {
         self.all.get_mut(&uuid)
     }

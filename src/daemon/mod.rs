@@ -79,7 +79,8 @@ enum Event {
     Listed(u64, Listed),
     /// The connection to virtnodedevd that was opened in the wait with this number has ended.
     DevicesLost(u64),
-    /// The process of the libvirt daemon that had the node devices has ended.
+    /// The process of the libvirt daemon that had the node devices has ended, or lives on for so
+    /// long that we no longer wait.
     Ended,
     /// The outcome of a start after a veto.
     Started(Uuid, Result<(), String>),
@@ -92,7 +93,7 @@ enum Event {
 ///
 /// # Errors
 /// The host is a recorded one; libvirt is on another host; another daemon runs; with `once`,
-/// libvirt can't be reached or a domain could not be looked at.
+/// libvirt can't be reached, or a domain could not be looked at or started.
 pub fn run(context: &Context, prober: &Path, once: bool) -> anyhow::Result<()> {
     context.refuse_recorded("gfxplane watch can't watch a recorded host")?;
     if context.is_remote() {
@@ -131,9 +132,9 @@ pub fn run(context: &Context, prober: &Path, once: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Makes sure that no other daemon runs on this host, because two daemons would take each other for
-/// somebody who changes domains. Returns `None` without a lock if the lock's file can't be written,
-/// or if this is not the system's libvirt.
+/// Takes the lock that only one daemon on this host can have, because two daemons would take each
+/// other for somebody who changes domains. Returns `None` if the lock's file can't be written,
+/// after a warning, or if this is not the system's libvirt.
 ///
 /// # Errors
 /// Another daemon runs.
@@ -255,13 +256,13 @@ impl<'c> Daemon<'c> {
         self.journal.say(priority, text);
     }
 
-    /// Writes a line about a domain.
+    /// Writes a line about a domain to the journal, after its [`name`](Self::name).
     fn tell(&mut self, uuid: Uuid, priority: Priority, text: &str) {
         let text = format!("{}: {text}", self.name(uuid));
         self.say(priority, &text);
     }
 
-    /// Writes each warning that was not written before.
+    /// Writes each warning that was not written before, at most [`MOST_WARNINGS`].
     fn warn(&mut self, warnings: &[Warning]) {
         for warning in warnings {
             let text = warning.to_string();
@@ -301,13 +302,15 @@ impl<'c> Daemon<'c> {
         }
     }
 
-    /// Catches the versions of a domain's definition, if that is possible.
+    /// Begins to catch the versions of a domain's definition, which `end` of the result returns.
+    /// `None` if that is not possible.
     fn watch(&mut self, uuid: Uuid) -> Option<definition_versions::Watched<'_>> {
         let name = self.name(uuid);
         self.versions.as_ref()?.watch(&name).ok()
     }
 
-    /// Begins to catch the versions of definitions, if we know in which directory libvirt has them.
+    /// Prepares to catch the versions of definitions, if we know in which directory libvirt has
+    /// them. Warns if the directory can't be watched.
     fn watch_versions(&mut self) {
         let Some(directory) = definitions(self.context) else {
             return;
@@ -435,7 +438,8 @@ impl<'c> Daemon<'c> {
         self.publish_soon();
     }
 
-    /// Plans to write the files of a fleet's tools in a moment, if the settings name any.
+    /// Plans to write the files of a fleet's tools in a moment, if the settings name any and
+    /// libvirt is the system's.
     pub(super) fn publish_soon(&mut self) {
         if self.is_system() {
             self.publishing.soon(&self.config);

@@ -35,16 +35,18 @@ impl Publishing {
         }
     }
 
-    /// Plans to write the files soon, because something has happened, if the settings name files.
+    /// Plans to write the files soon, because something has happened. If the settings name no
+    /// files, drops the plan.
     pub(super) fn soon(&mut self, config: &Config) {
         let soon = Instant::now() + AFTER;
         let is_wanted = config.export.named().next().is_some();
         self.due = is_wanted.then(|| self.due.map_or(soon, |due| due.min(soon)));
     }
 
-    /// Starts writing the exported files if they are due. `with_guests` must be true only while
-    /// libvirt runs: without it the file about guests is skipped, because asking libvirt for them
-    /// would start a libvirt that was stopped on purpose.
+    /// Starts writing the exported files if they are due and no earlier writing goes on, and plans
+    /// the next writing after [`FRESH`]. `with_guests` must be true only while libvirt runs:
+    /// without it the file about guests is skipped, because asking libvirt for them would start a
+    /// libvirt that was stopped on purpose.
     pub(super) fn time_passes(&mut self, now: Instant, config: &Config, with_guests: bool) {
         if self.due.is_none_or(|due| due > now) {
             return;

@@ -1,4 +1,5 @@
-//! Tries domains for the daemon, which defines nothing unasked that has not been seen to start.
+//! Tries domains for the daemon. Unless it is asked, the daemon defines only what was seen to
+//! start.
 
 use std::time::{Duration, Instant};
 
@@ -20,8 +21,8 @@ const DEADLINE: Duration = Duration::from_secs(30);
 
 impl Daemon<'_> {
     /// Returns whether the planned domain was seen to start: in a measurement, in an earlier trial,
-    /// or in a trial now. If not, the caller must leave the domain as it is; the reason was already
-    /// written.
+    /// or in a trial now. If not, the caller must leave the domain as it is: the reason was
+    /// written, and a trial that may succeed later is planned.
     pub(super) fn is_seen(
         &mut self,
         libvirt: &dyn Libvirt,

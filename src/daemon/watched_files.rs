@@ -28,7 +28,8 @@ pub(super) enum Kind {
 pub(super) enum Seen {
     /// A file of this name was written or, for a record or a definition, removed.
     File(Kind, String),
-    /// The directory has gone, or there were too many changes to report each.
+    /// The directory has gone, and is no longer watched; or there were too many changes to report
+    /// each.
     All(Kind),
 }
 
