@@ -70,7 +70,7 @@ impl<'a> Call<'a> {
     }
 }
 
-/// Does what the manager's call asks for. Returns the exit code.
+/// Answers a call of KubeVirt's or oVirt's. Returns the exit code.
 pub(crate) fn run(root: &Root, call: &Call<'_>) -> u8 {
     match call {
         Call::OnDefineDomain(arguments) => on_define_domain(root, arguments),
@@ -109,7 +109,7 @@ impl<'a> Given<'a> {
 }
 
 /// Prints the domain's XML: changed, or as it was given if it can't be changed. Returns the exit
-/// code.
+/// code: a failure only without `--domain`, or if the XML can't be printed.
 fn on_define_domain(root: &Root, arguments: &[OsString]) -> u8 {
     let given = Given::parse(arguments);
     let Some(domain) = given.domain.filter(|domain| !domain.is_empty()) else {

@@ -54,7 +54,7 @@ fn caller() -> Vec<u8> {
 }
 
 /// Returns the text with a device's attributes for mdevctl, from an earlier answer if that is still
-/// valid. Returns `None` if the device gets no attributes.
+/// valid. Keeps a new answer. Returns `None` if the device gets no attributes.
 fn attributes_of(root: &Root, uuid: &str) -> Option<String> {
     let id = uuid.parse().ok()?;
     let place = Place::of(root, id)?;

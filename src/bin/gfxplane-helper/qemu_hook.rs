@@ -40,17 +40,18 @@ const VETO: u8 = 77;
 /// tests/hook.rs has a shorter limit of its own ("Well before the alarm").
 const LIMIT: u32 = 10;
 
-/// How long before the end of [`LIMIT`] the hook warns in the journal.
+/// How long before the end of [`LIMIT`] the hook writes to the journal that the domain starts
+/// unchecked.
 const SOON: Duration = Duration::from_millis(200);
 
 /// The beginning of every `<hostdev>`. The hook ignores a domain without it.
 const HOSTDEV: &[u8] = b"<hostdev";
 
-/// `<28>`: facility daemon, warning (RFC 3164).
+/// The beginning of each line for the journal. `<28>`: facility daemon, warning (RFC 3164).
 const JOURNAL: &str = "<28>gfxplane: ";
 
-/// Runs the hook and returns the exit code. `operation` is libvirt's second argument. The other
-/// arguments add nothing to the XML on stdin.
+/// Runs the hook and returns the exit code. Does nothing for users other than root. `operation` is
+/// libvirt's second argument. The other arguments add nothing to the XML on stdin.
 pub(crate) fn run(root: &Root, operation: &OsStr) -> u8 {
     // SIGALRM ends us, which is no veto: the domain starts.
     alarm::set(LIMIT);
@@ -61,8 +62,9 @@ pub(crate) fn run(root: &Root, operation: &OsStr) -> u8 {
     look(root, operation).unwrap_or(SUCCESS)
 }
 
-/// Looks at the domain on stdin, and returns the exit code; `None` if the operation or the domain
-/// does not concern the hook.
+/// Does what the operation needs for the domain on stdin: waits for a probe, tells the daemon of an
+/// end, and decides. Returns the exit code; `None` if nothing is decided: the hook is off, the
+/// operation is a release or not one of ours, or the domain can't be read or has no vfio devices.
 fn look(root: &Root, operation: &OsStr) -> Option<u8> {
     let operation = Operation::parse(operation.to_str()?)?;
     let mut bytes = Vec::new();
@@ -109,8 +111,8 @@ fn look(root: &Root, operation: &OsStr) -> Option<u8> {
     Some(answer(root, &domain, verdict))
 }
 
-/// Returns what the hook does about a domain. `text` is the domain's XML, `document` and `domain`
-/// are views of it.
+/// Returns what the hook does about a domain. If the emulator is a script, a veto becomes a
+/// warning. `text` is the domain's XML, `document` and `domain` are views of it.
 fn verdict(
     root: &Root,
     operation: Operation,
@@ -181,8 +183,8 @@ fn say_when_late(root: &Root, domain: &Domain<'_, '_>) {
     let _ = thread::Builder::new().stack_size(64 * 1024).spawn(say);
 }
 
-/// Returns the settings. If a file of settings can't be used, the hook only warns, because that
-/// file might have switched it off.
+/// Returns the settings. If a file of settings can't be used, writes that to the journal, and the
+/// hook only warns, because that file might have switched it off.
 fn config(root: &Root) -> Config {
     let mut warnings = Vec::new();
     let mut config = settings::config(root, &mut warnings);

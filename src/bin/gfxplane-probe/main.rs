@@ -91,9 +91,11 @@ fn by_hand() -> anyhow::Result<End> {
 
 /// Prints the properties of a device, for `IMPORT{program}`.
 ///
-/// Asks an mdev without a valid record, but only at `add`. Never asks a PCI device, but writes what
-/// is known about it to `/run/gfxplane/devices`. Prints at least one property, so that udev has a
-/// data file for the device, from which the mdevctl notifier sees that this program has run.
+/// Asks an mdev without a valid record, but only at `add`; at `add` and `change`, also has a
+/// libvirt with the wrapper read its definition again ([`mdevctl::have_read_again`]). Never asks a
+/// PCI device, but writes what is known about it to `/run/gfxplane/devices`. Prints at least one
+/// property, so that udev has a data file for the device, from which the mdevctl notifier sees that
+/// this program has run.
 fn udev(id: DeviceId) -> anyhow::Result<End> {
     let root = Root::system();
     let action = std::env::var_os("ACTION").unwrap_or_default();
