@@ -38,7 +38,7 @@ pub struct Outcome {
     pub answer: Answer,
     /// True if the answer came from the record, and the device was left alone.
     pub from_record: bool,
-    /// Whether the stored record changed; `None` if there was nothing to store.
+    /// Whether the stored record changed; `None` if none was stored.
     pub written: Option<Written>,
     /// The reason why the device was not opened or the record not kept.
     pub note: Option<String>,
@@ -56,7 +56,8 @@ impl Outcome {
     }
 }
 
-/// Probes one device and keeps the answer.
+/// Probes one device and keeps the answer. `device` is the device in `sources`; `None` if it is not
+/// there.
 ///
 /// Returns a valid record without a probe, unless `fresh` is set or the record came from another
 /// interface than `path`. If the record has no answer, the device is probed again if the user named
@@ -180,8 +181,9 @@ fn says_nothing_of_the_device(answer: &Answer) -> bool {
     }
 }
 
-/// Makes the kernel send a change event for an mdev whose record has changed, so that udev and
-/// libvirt read the record. Never call this while handling an event: it would cause the next one.
+/// Makes the kernel send a change event for an mdev if `written` says that its record has changed,
+/// so that udev and libvirt read the record. Never call this while handling an event: it would
+/// cause the next one.
 pub(crate) fn announce(root: &Root, id: DeviceId, written: Option<Written>) -> Result<(), Warning> {
     if written != Some(Written::Changed) || !matches!(id, DeviceId::Mdev(_)) {
         return Ok(());

@@ -97,9 +97,10 @@ fn bound(bind: impl Fn() -> nix::Result<()>, is_held: impl Fn() -> bool) -> Resu
     }
 }
 
-/// Returns whether somebody has the device open: then its group can't be opened (group.c,
-/// `vfio_group_fops_open`, `cdev_device_open_cnt`). Without groups nobody can tell, and `true` is
-/// returned, because vfio's EINVAL means that the device is open.
+/// Returns whether somebody has the device open: tries to open its group, which then fails
+/// (group.c, `vfio_group_fops_open`, `cdev_device_open_cnt`). Any other failure counts, too.
+/// Without groups nobody can tell, and `true` is returned, because vfio's EINVAL means that the
+/// device is open.
 fn is_held(root: &Root, id: DeviceId) -> bool {
     group_number(&root.device(id)).map_or(true, |number| {
         open(&root.join("dev/vfio").join(number)).is_err()

@@ -29,8 +29,9 @@ use crate::probe::{Answer, Failure, Manner, Tell, cdev, errno_of, failed, group,
 /// the choice. On a kernel without groups, the device is opened by its own node.
 const PATHS: [OpenPath; 2] = [OpenPath::Group, OpenPath::Cdev];
 
-/// Probes the device. The child is killed when its parent `asker` (a process id) ends, because the
-/// device must not stay open when nobody reads the answer.
+/// Probes the device, and writes the answer to stdout. The child is killed when its parent `asker`
+/// (a process id) ends, and does nothing if `asker` has ended already, because the device must not
+/// stay open when nobody reads the answer.
 ///
 /// A device whose domain is being started counts as in use, because QEMU must not find it open. The
 /// hook marks the device and then waits for its lock. The child takes the lock and then looks for

@@ -264,7 +264,8 @@ pub fn sweep(root: &Root) -> bool {
 }
 
 /// Starts a [`sweep`] if any device is marked, and waits for it at most for `patience`. Fails with
-/// a warning if the sweep can't start or leaves a device.
+/// a warning if the sweep can't start, leaves a device, or does not end in time. Does nothing on a
+/// recorded host.
 pub(crate) fn clean_up(root: &Root, program: &Path, patience: Duration) -> Result<(), Warning> {
     if root.is_recorded() || marks::marked(root).is_empty() {
         return Ok(());
@@ -281,8 +282,9 @@ pub(crate) fn clean_up(root: &Root, program: &Path, patience: Duration) -> Resul
     Err(warning(problem.into()))
 }
 
-/// Removes a temporary device, its records and its mark, whose lock the caller holds. Returns
-/// `false` if the device or the mark still exists.
+/// Removes a temporary device, its records and its mark, whose lock the caller holds. Tries this
+/// for two seconds, and longer if the driver makes a write wait. Returns `false` if the device or
+/// the mark still exists.
 fn remove(root: &Root, id: DeviceId) -> bool {
     let device = root.device(id);
     for _ in 0..20 {

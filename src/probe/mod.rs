@@ -103,7 +103,7 @@ impl Answer {
         }
     }
 
-    /// Makes the answer for a step that failed.
+    /// Makes the answer for a step that failed. If the device needs a VM, the fact `kvm` is true.
     pub(crate) fn failed(failure: &Failure) -> Self {
         let mut answer = Answer::none(failure.reason.clone(), failure.step);
         answer.facts.kvm = failure.reason == Reason::NeedsVm;
@@ -143,7 +143,8 @@ impl Answer {
     }
 }
 
-/// Returns the name of an errno, such as `EBUSY`. (524, which some drivers return, has no name.)
+/// Returns the name of an errno, such as `EBUSY`; `UnknownErrno` for one without a name, such as
+/// 524, which some drivers return.
 pub(crate) fn errno_name(errno: Errno) -> String {
     format!("{errno:?}")
 }
@@ -329,7 +330,9 @@ impl Prober {
     }
 }
 
-/// Probes one device through a child, and waits for the answer at most for `deadline`.
+/// Probes one device through a child, and waits for the answer at most for `deadline`. If there is
+/// no answer, the display is unknown with a reason. Does not check whether the device may be opened
+/// ([`may_open`]).
 pub(crate) fn ask(
     root: &Root,
     prober: &Prober,
@@ -425,7 +428,8 @@ impl Child {
         }
     }
 
-    /// Returns the last step that the child reported. Ignores a panic's message.
+    /// Returns the last step that the child reported; [`Step::Spawn`] if none. Ignores a panic's
+    /// message.
     fn last_step(&mut self) -> Step {
         // All steps, some of them reported twice, have about 300 bytes.
         let mut told = [0; 4096];

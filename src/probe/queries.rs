@@ -91,7 +91,8 @@ pub(crate) fn ask(device: &File, tell: &mut dyn FnMut(Step)) -> Result<Facts, Fa
     })
 }
 
-/// Asks about the first `count` regions. Leaves out the indexes at which the device has no region.
+/// Asks about the first `count` regions, at most [`MAX_INDEXES`]. Leaves out the indexes at which
+/// the device has no region.
 fn regions(fd: BorrowedFd<'_>, count: u32) -> Result<Vec<Region>, Errno> {
     let mut regions = Vec::new();
     for index in 0..count.min(MAX_INDEXES) {
@@ -112,7 +113,8 @@ fn regions(fd: BorrowedFd<'_>, count: u32) -> Result<Vec<Region>, Errno> {
     Ok(regions)
 }
 
-/// Asks about the first `count` interrupts. Leaves out the indexes at which the device has none.
+/// Asks about the first `count` interrupts, at most [`MAX_INDEXES`]. Leaves out the indexes at
+/// which the device has none.
 fn irqs(fd: BorrowedFd<'_>, count: u32) -> Result<Vec<Irq>, Errno> {
     let mut irqs = Vec::new();
     for index in 0..count.min(MAX_INDEXES) {
@@ -190,7 +192,8 @@ fn read_edid(device: &File, offset: u64) -> nix::Result<EdidHeader> {
     })
 }
 
-/// Reads a capability chain. A header has an id (u16), a version (u16), and the offset of the next
+/// Reads the capability chain of a region, whose first header is at the offset `first`; empty if
+/// `flags` tell of no chain. A header has an id (u16), a version (u16), and the offset of the next
 /// header from the start of the info (u32). The offsets must grow, so that a circular chain ends.
 fn capabilities(info: &[u8], flags: u32, first: u32) -> Vec<RegionCapability> {
     let mut chain = Vec::new();

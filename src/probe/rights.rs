@@ -110,7 +110,8 @@ fn only_what_is_needed() -> Result<(), seccompiler::Error> {
     apply_filter(&program).or_else(|error| by_prctl(&program).map_err(|_| error))
 }
 
-/// Installs a seccomp filter by prctl(2). Fails unless the process has no_new_privs.
+/// Installs a seccomp filter by prctl(2). Fails unless the process has no_new_privs or
+/// CAP_SYS_ADMIN.
 #[allow(unsafe_code)]
 fn by_prctl(program: &[sock_filter]) -> nix::Result<()> {
     let whole = libc::sock_fprog {
