@@ -166,7 +166,7 @@ fn worst(lines: &[Line]) -> Verdict {
 }
 
 impl Check {
-    /// Returns whether the command asks libvirt for a domain.
+    /// Returns whether a subject is a domain of libvirt's. `--all` does not count.
     #[must_use]
     pub fn asks_libvirt(&self) -> bool {
         let about = |subject: &String| self.about(subject.clone()).asks_libvirt();
@@ -180,11 +180,11 @@ impl Check {
         }
     }
 
-    /// Predicts, and prints the lines.
+    /// Predicts, and prints the lines. Returns [`End::Refused`] if a domain would be refused.
     ///
     /// # Errors
-    /// The XML can't be read; libvirt can't be reached; the output can't be written. With several
-    /// domains, an error about one is returned after all others were checked.
+    /// The XML can't be read; libvirt can't be reached or is on another host; the output can't be
+    /// written. With several domains, an error about one is returned after all others were checked.
     pub fn run(&self, context: &Context, out: &mut dyn Write) -> anyhow::Result<End> {
         if let ([subject], false) = (&self.subjects[..], self.all) {
             let mut checked = self.about(subject.clone()).check(context)?;
@@ -252,6 +252,9 @@ impl Check {
 }
 
 /// Returns the UUIDs of libvirt's domains, or the names of a recorded host's.
+///
+/// # Errors
+/// libvirt can't be reached, or the recording has no domains.
 fn all(context: &Context) -> Result<Vec<String>, Failure> {
     if !context.root.is_recorded() {
         return context.libvirt.all_persistent();
@@ -326,9 +329,9 @@ impl SubjectArgs {
         })
     }
 
-    /// Asks libvirt to apply its checks to the domain. If libvirt's answer differs, it replaces the
-    /// prediction. Returns a line about the difference or about libvirt's failure; `None` if there
-    /// is neither.
+    /// Asks libvirt to apply its checks to the domain, and corrects the prediction by the answer.
+    /// Returns a line about the difference or about libvirt's failure; `None` if there is neither,
+    /// or if libvirt is not asked: about a file, for a recorded host, or with assumed versions.
     fn hold_against_libvirt(
         &self,
         context: &Context,
@@ -360,8 +363,10 @@ impl SubjectArgs {
     }
 }
 
-/// Compares libvirt's answer with the prediction. If they differ, replaces the prediction by
-/// libvirt's answer, and describes the difference; otherwise returns `None`.
+/// Compares libvirt's answer with the prediction, and describes the difference; `None` if there is
+/// none. Corrects the prediction: a refusal by libvirt becomes certain, and a certain one that
+/// libvirt does not give becomes doubtful. An expected refusal that was in doubt, or that only a
+/// real start gives, is no difference if libvirt does not give it.
 fn disagreement(answer: Start, now: &mut Prediction) -> Option<String> {
     let is_asked =
         |refusal: &Refusal| refusal.by() == Program::Libvirt && refusal.stage != Stage::Devices;

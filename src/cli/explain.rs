@@ -89,8 +89,8 @@ impl Explain {
     /// Explains, and prints. Returns [`End::Refused`] if nothing was explained.
     ///
     /// # Errors
-    /// libvirt is on another host; there is no such domain; its log may not be read; the output
-    /// can't be written.
+    /// The message is empty; libvirt is on another host; there is no such domain; its log may not
+    /// be read; the output can't be written.
     pub fn run(&self, context: &Context, out: &mut dyn Write) -> anyhow::Result<End> {
         context.refuse_remote()?;
         let message = match self.message.as_deref() {
@@ -160,7 +160,8 @@ impl Explain {
     }
 
     /// Returns the domain that the user or the message names, or that has the device in the
-    /// message; `None` if there is none, or if libvirt can't be asked about it.
+    /// message; `None` if there is none, or if libvirt can't be asked about it. A problem with the
+    /// domain is an error only if the user named it.
     fn named(
         &self,
         context: &Context,
@@ -291,8 +292,8 @@ fn with_device(context: &Context, device: DeviceId) -> Result<Option<String>, Fa
     Ok(with.pop().map(|(_, xml)| xml))
 }
 
-/// Finds out what explanations need to know of a domain. `file` is its file's name as the user
-/// typed it; `None` if libvirt has the domain.
+/// Finds out what explanations need to know of a domain, except whether it is active. `file` is its
+/// file's name as the user typed it; `None` if libvirt has the domain.
 fn look_at(context: &Context, file: Option<&str>, xml: &str) -> anyhow::Result<Named> {
     let surroundings = subject(file.unwrap_or_default()).surroundings(context)?;
     let policy = surroundings.policy();

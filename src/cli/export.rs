@@ -125,7 +125,8 @@ impl ExportCommand {
 }
 
 /// Copies each of the daemon's files to the file's path in the settings. Leaves a copy alone if its
-/// content is already right.
+/// content is already right. If some files can't be copied, or would replace something that is no
+/// regular file, fails after it has copied the others.
 fn copy(context: &Context) -> anyhow::Result<End> {
     let mut warnings = Vec::new();
     let config = settings::config(&context.root, &mut warnings);
@@ -190,7 +191,7 @@ fn own_name(context: &Context) -> Result<String, Failure> {
     node(text.trim()).map_err(|_| problem(&"it is no name"))
 }
 
-/// Reads what the metrics contain besides the inventory: the number of each kind of events in the
+/// Reads what the metrics contain besides the inventory: the number of events of each kind in the
 /// log, the times of the records, and the guests. Leaves out the events if the user may not read
 /// the log.
 fn told(context: &Context, sources: &Sources) -> Result<Told, Failure> {

@@ -90,8 +90,8 @@ impl Fixup {
     /// would still be refused or consent is missing.
     ///
     /// # Errors
-    /// The XML can't be read; libvirt can't be reached or refuses the new definition; the output
-    /// can't be written.
+    /// The XML can't be read; libvirt can't be reached or refuses the new definition; the changed
+    /// domain is not known to start; the output can't be written.
     pub fn run(&self, context: &Context, out: &mut dyn Write) -> anyhow::Result<End> {
         let subject = self.about.subject_of(context);
         let defines = self.define || self.confirm;
@@ -163,7 +163,9 @@ impl Fixup {
         Ok(end)
     }
 
-    /// Prints to stdout what the user asked for, and the reasons to stderr.
+    /// Prints to stdout what the user asked for, and the reasons to stderr. `text` is the XML
+    /// without the changes. `is_domain` is true if libvirt has the domain. The XML of a file is
+    /// printed only if `end` is [`End::Done`] or the user asked for it.
     fn show(
         &self,
         context: &Context,
@@ -219,7 +221,8 @@ impl Fixup {
         Ok(())
     }
 
-    /// Finds out whether the changed domain starts; `None` with `--no-trial` or `--dry-run`.
+    /// Finds out whether the changed domain starts, from what is known or by a trial; `None` with
+    /// `--no-trial` or `--dry-run`.
     fn see(
         &self,
         context: &Context,
@@ -313,7 +316,8 @@ impl Fixup {
     }
 }
 
-/// Remembers the change for undo, as the daemon does with its own changes.
+/// Remembers the change for undo, as the daemon does with its own changes. If changes of this
+/// domain were undone before, lets the daemon manage the domain again.
 fn remember(
     context: &Context,
     state: &State,

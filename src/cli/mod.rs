@@ -85,10 +85,10 @@ impl End {
 }
 
 impl GlobalArgs {
-    /// Makes the context from these options, without libvirt.
+    /// Makes the context from these options, without libvirt. Sets the colours of all streams.
     ///
     /// # Errors
-    /// The directory of the recorded host does not exist.
+    /// The directory has no recorded host.
     pub fn context(self) -> Result<Context, Failure> {
         anstream::ColorChoice::write_global(match self.color {
             clap::ColorChoice::Always => anstream::ColorChoice::Always,
@@ -183,7 +183,7 @@ pub(crate) fn refused<T>(
     result.map_err(|error| Failure::Refused(format!("{what}: {error}")))
 }
 
-/// Reads a number of seconds from an option.
+/// Reads a number of seconds from an option, of any size; [`deadline`] checks it.
 pub(crate) fn seconds(text: &str) -> Result<f64, &'static str> {
     text.parse().map_err(|_| "expected a number of seconds")
 }

@@ -83,8 +83,8 @@ impl OverviewArgs {
 }
 
 /// Writes the file that the user named, so that nobody ever sees half of it; for `-`, writes to
-/// `out`. Follows a link. Writes into a path that is no regular file, such as `/dev/stdout` or a
-/// FIFO, without replacing it.
+/// `out`. Follows a link. If `is_program` is true, the file is executable. Writes into a path that
+/// is no regular file, such as `/dev/stdout` or a FIFO, without replacing it.
 pub(super) fn write_to(
     path: &Path,
     text: &str,
@@ -105,7 +105,8 @@ pub(super) fn write_to(
     Ok(written.map_err(failed)?)
 }
 
-/// Writes a new file, which then replaces any earlier one as a whole.
+/// Writes a new file, which then replaces any earlier one, or a link, as a whole. Others may read
+/// the file and, if `is_program` is true, run it.
 pub(super) fn replace_whole(path: &Path, text: &str, is_program: bool) -> io::Result<()> {
     use std::os::unix::fs::PermissionsExt;
     let directory = match path.parent() {
@@ -125,7 +126,7 @@ pub(super) fn replace_whole(path: &Path, text: &str, is_program: bool) -> io::Re
     Ok(())
 }
 
-/// Reads the host and its guests, and makes the overview.
+/// Reads the host and its guests, and makes the overview. `all` is the option `--all`.
 ///
 /// # Errors
 /// libvirt is on another host, whose devices can't be seen from here.
@@ -180,7 +181,8 @@ pub(super) struct Guests {
     unknown: Option<Problem>,
 }
 
-/// Returns all domains: libvirt's or, if libvirt can't be asked, those in its files.
+/// Returns all domains: libvirt's or, if the system's libvirt can't be asked, those in its files,
+/// with a warning if it has failed. If there are neither, returns none, with the reason.
 pub(super) fn guests(context: &Context, warnings: &mut Vec<Warning>) -> Guests {
     let root = &context.root;
     let mut failure = None;
@@ -327,7 +329,8 @@ fn headline(overview: &Overview) -> String {
     text
 }
 
-/// Returns the lines of the overview, in groups: one for each graphics card.
+/// Returns the lines of the overview, in groups: one for each graphics card, and others for what
+/// belongs to none.
 fn groups(overview: &Overview) -> Vec<Vec<Row>> {
     let mut groups: Vec<Vec<Row>> = Vec::new();
     // If the reason is no problem, it is already in the first line.

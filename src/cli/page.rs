@@ -222,8 +222,9 @@ fn uuids(text: &str) -> impl Iterator<Item = (usize, &str)> {
     })
 }
 
-/// Adds a command on a line of its own to `out`. If its comment does not fit on that line, the
-/// comment comes below, as lines of shell comments.
+/// Adds the command `text` to `out`, on a line of its own that begins with `word` at the column
+/// `at`. If its comment does not fit on that line, the comment comes below, as lines of shell
+/// comments.
 fn command(out: &mut String, at: usize, word: &str, text: &str, width: usize) {
     let style = AnsiColor::Cyan.on_default();
     let blank = " ".repeat(at);

@@ -36,7 +36,7 @@ pub struct PolicyCommand {
     json: bool,
 }
 
-/// What the command shows about the policy of one domain.
+/// The output about the policy of one domain.
 #[derive(Serialize)]
 struct Shown {
     format: u32,
@@ -58,7 +58,8 @@ struct Row {
 }
 
 impl PolicyCommand {
-    /// Shows the policy, or sets it.
+    /// Shows the policy, or sets it. Setting a value also lets the daemon manage the domain again
+    /// after `gfxplane undo`.
     ///
     /// # Errors
     /// A setting is unknown; the domain's own policy can't be read; libvirt can't be reached or

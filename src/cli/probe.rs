@@ -92,7 +92,7 @@ pub struct Probe {
     pub(super) deadline: Option<f64>,
 }
 
-/// What the JSON has about one device.
+/// The JSON's entry about one device.
 #[derive(Debug, Serialize)]
 pub(super) struct Row {
     id: DeviceId,
@@ -206,7 +206,11 @@ impl Probe {
         }
     }
 
-    /// Creates a temporary device of the type that `--type` names.
+    /// Creates a temporary device of the type that `--type` names (`text`).
+    ///
+    /// # Errors
+    /// No parent here has the type; the host is a recorded one; the device may not be opened, or
+    /// can't be created.
     fn instantiate(
         &self,
         root: &Root,

@@ -43,7 +43,8 @@ struct Row {
 }
 
 impl QemuCommand {
-    /// Finds out the abilities, and prints them. Returns [`End::Refused`] if some are not known.
+    /// Finds out the abilities, and prints them. Returns [`End::Refused`] if the version of a QEMU
+    /// is not known.
     ///
     /// # Errors
     /// The output can't be written.

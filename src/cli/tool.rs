@@ -103,10 +103,11 @@ impl Arguments {
     }
 }
 
-/// Prepares this process for any verb, and returns the context that the verb works with.
+/// Prepares this process for any verb (no core files, a safe umask, the choice of colours), and
+/// returns the context that the verb works with.
 ///
 /// # Errors
-/// The directory of the recorded host does not exist.
+/// The directory has no recorded host.
 pub(crate) fn start(options: GlobalArgs, libvirt: Arc<dyn Libvirt>) -> Result<Context, Failure> {
     leave_no_core();
     // Everybody may read our files in /run, but only we may write them.
@@ -115,10 +116,10 @@ pub(crate) fn start(options: GlobalArgs, libvirt: Arc<dyn Libvirt>) -> Result<Co
     Ok(Context { libvirt, ..context })
 }
 
-/// Runs the verb that the arguments name.
+/// Runs the verb that the arguments name, or prints the overview.
 ///
 /// # Errors
-/// The errors of the verb.
+/// The errors of the verb; an option of the overview is given with a verb.
 pub fn run(arguments: Arguments, libvirt: Arc<dyn Libvirt>) -> anyhow::Result<End> {
     let context = start(arguments.global, libvirt)?;
     // These verbs print documents, which programs read to the byte.

@@ -76,7 +76,7 @@ pub(super) enum Via {
     Qemu,
 }
 
-/// What is the same for all devices of one command.
+/// The context and the options for all devices of one command.
 struct Asker<'c> {
     context: &'c Context,
     fresh: bool,
@@ -87,10 +87,11 @@ struct Asker<'c> {
 
 impl ProbeCommand {
     /// Asks the devices, prints the answers, and announces new ones. Returns [`End::Refused`] if
-    /// QEMU's answer tells nothing.
+    /// the display of a device is not known afterwards.
     ///
     /// # Errors
-    /// The errors of [`Probe::run`]; QEMU can't be started.
+    /// The errors of [`Probe::run`]; QEMU can't be started (after the earlier answers were
+    /// printed).
     pub(crate) fn run(&self, context: &Context, out: &mut dyn Write) -> anyhow::Result<End> {
         match self.via {
             None => self.probe.run(context, &Prober::Program(prober()?), out),
@@ -178,7 +179,8 @@ impl Asker<'_> {
         }
     }
 
-    /// Keeps and returns what QEMU has said of a device. `said` is `None` if QEMU has started.
+    /// Returns what QEMU has said of a device, and keeps it if it tells the display. `said` is the
+    /// message of a refusal; `None` if QEMU has started.
     fn keep(&self, id: DeviceId, circumstances: Circumstances, said: Option<&str>) -> Outcome {
         let root = &self.context.root;
         let display = said::display(said);
@@ -231,6 +233,8 @@ impl Asker<'_> {
     }
 
     /// Has QEMU open the device as for a guest, with KVM if the host has it, and keeps the answer.
+    /// If the device is in use, or its domain is being started, or QEMU takes too long, the outcome
+    /// is an unknown display with the reason.
     fn try_it(&self, id: DeviceId, circumstances: Circumstances) -> anyhow::Result<Outcome> {
         let root = &self.context.root;
         let libvirt = &self.context.libvirt;

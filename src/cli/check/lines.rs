@@ -91,8 +91,8 @@ impl SubjectArgs {
     }
 }
 
-/// Returns the command with options for the versions; `None` unless the answer is in doubt only
-/// because versions are unknown.
+/// Returns the command with options for the versions, if `because` names no other reason for the
+/// doubt than unknown versions; otherwise `None`.
 fn versions(names: &Names, because: &str) -> Option<String> {
     let mut options = String::new();
     for reason in because.split("; ") {

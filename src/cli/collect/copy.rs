@@ -64,7 +64,8 @@ impl<'a> Copy<'a> {
         }
     }
 
-    /// Copies the files that the readers looked at.
+    /// Copies the files that the readers looked at (`seen`), and adds a note about each that is
+    /// left out. Does not copy the built-in rules.
     pub(super) fn host(
         &mut self,
         seen: &BTreeMap<PathBuf, Last>,
@@ -95,7 +96,8 @@ impl<'a> Copy<'a> {
 
     /// Returns every directory, link and file on the way to `path`, also through links, each in the
     /// form in which it is copied. Returns nothing if `path` does not exist; a dangling link at its
-    /// end counts as existing. `last` decides whether a link at the end of `path` is followed.
+    /// end counts as existing. `last` decides whether a link at the end of `path` is followed. The
+    /// error is the reason to leave `path` out.
     fn parts(&self, path: &Path, last: Last) -> Result<Vec<(PathBuf, Part)>, String> {
         let names = |path: &Path| -> VecDeque<OsString> {
             let names = path.components().map(|name| name.as_os_str().to_owned());
@@ -264,8 +266,8 @@ impl<'a> Copy<'a> {
         made.map_err(|error| unwritable(&to, &error))
     }
 
-    /// Puts a file into an empty directory: git keeps no empty directories, and in sysfs each has a
-    /// `uevent`.
+    /// Puts a file into each empty directory at and below `directory`: git keeps no empty
+    /// directories, and in sysfs each has a `uevent`.
     fn fill(&mut self, directory: &Path) -> Result<(), Failure> {
         let mut is_empty = true;
         let Ok(entries) = fs::read_dir(directory) else {

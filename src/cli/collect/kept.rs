@@ -102,8 +102,8 @@ pub(super) fn kept(document: &Document<'_>, number: usize) -> String {
     writer.text
 }
 
-/// Returns the text of a domain with `…` in place of each value that [`kept`] would not keep. Empty
-/// if `text` is not XML.
+/// Returns the text of a domain with `…` in place of each comment, and of each value that [`kept`]
+/// would not keep. The name and the UUID stay. Empty if `text` is not XML.
 pub(in crate::cli) fn veiled(text: &str) -> String {
     let Ok(document) = Document::parse(text) else {
         return String::new();
@@ -223,7 +223,8 @@ fn attributes(path: &str) -> Option<Vec<(&'static str, &'static str)>> {
 }
 
 impl Writer {
-    /// Writes an element. `path` is the element's path below `<domain>`.
+    /// Writes an element and its content, as far as they are kept. `path` is the element's path
+    /// below `<domain>`, and `depth` the number of its ancestors.
     fn element(&mut self, element: Element<'_, '_>, path: &str, depth: usize) {
         let Some(attributes) = attributes(path) else {
             return;

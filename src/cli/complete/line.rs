@@ -11,8 +11,9 @@ pub(super) struct Typed {
     pub(super) is_home: bool,
 }
 
-/// Splits a command line into words. `breaks`: the characters at which bash's line editor begins a
-/// new word (`COMP_WORDBREAKS`).
+/// Splits a command line into words. The last one, which may be empty, is at the cursor. Leaves out
+/// assignments before the program's name. `breaks`: the characters at which bash's line editor
+/// begins a new word (`COMP_WORDBREAKS`).
 #[must_use]
 pub(super) fn split(line: &str, breaks: &str) -> (Vec<String>, Typed) {
     let mut words = Vec::new();
