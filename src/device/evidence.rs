@@ -60,7 +60,7 @@ impl FromStr for OpenPath {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Step {
-    /// Asking the policy whether this device may be opened at all.
+    /// Checking whether this device may be opened at all.
     Policy,
     /// Starting the child that opens the device.
     Spawn,
@@ -147,7 +147,7 @@ pub struct Evidence {
     /// The version of the driver's module or, without one, its srcversion.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub driver_version: Option<String>,
-    /// The kernel's release (`uname -r`).
+    /// The release (`uname -r`) of the kernel under which the device was asked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kernel: Option<String>,
     /// For QEMU: its version.

@@ -54,7 +54,8 @@ pub enum Reason {
     QueryFailed,
     /// The device disappeared during the probe.
     Vanished,
-    /// The policy forbids opening this device.
+    /// The device may not be opened, or only if the user names it: because of a rule, the setting
+    /// `probe`, or the kind of device.
     NotAllowed,
     /// The device exists only as a definition (`mdevctl define`), and nothing is known of its type.
     NotActive,
@@ -90,7 +91,7 @@ const REASONS: [(Reason, &str); 15] = [
 
 impl Reason {
     /// Returns the meaning of the reason, for people, with its word: `a program has it open
-    /// (in-use)`.
+    /// (in-use)`. For [`Reason::Other`], returns only the word.
     pub fn why(&self) -> String {
         match REASONS.iter().find(|(reason, _)| reason == self) {
             Some((_, why)) => format!("{why} ({self})"),
@@ -188,8 +189,8 @@ impl Display {
         }
     }
 
-    /// Returns whether the device itself gave this answer, as opposed to a reason why it could not
-    /// be asked. A driver that says yes to everything has answered; a driver that hung has not.
+    /// Returns whether this is an answer, as opposed to a reason why there is none. A driver that
+    /// says yes to everything has answered; one that hung, or whose query failed, has not.
     pub fn is_answer(&self) -> bool {
         matches!(
             self,
@@ -271,10 +272,12 @@ pub struct Facts {
     /// The device's display, or the reason why it is unknown.
     #[serde(flatten)]
     pub display: Display,
-    /// The greatest size in the EDID region; `None` if the device has no such region.
+    /// The greatest size in the EDID region; `None` if the device has no such region or, unless
+    /// `device` is set, if that is not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub edid: Option<Edid>,
-    /// The OpRegion, if the device has one.
+    /// The OpRegion; `None` if the device has none or, unless `device` is set, if that is not
+    /// known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub opregion: Option<OpRegion>,
     /// True if the driver opens the device only for a process that has a KVM VM. A probe sets this
@@ -315,7 +318,7 @@ pub struct DeviceInfo {
     pub irqs: Vec<Irq>,
     /// The devices that a hot reset would affect.
     pub hot_reset: HotReset,
-    /// The whole header of the EDID region.
+    /// The whole header of the EDID region; `None` if there is no such region.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub edid: Option<EdidHeader>,
 }

@@ -169,7 +169,8 @@ macro_rules! display_as_serde {
 }
 pub(crate) use display_as_serde;
 
-/// Returns the value of `T` that has this word as its serde name; `None` if there is none.
+/// Returns the value of `T` that serde reads from this word; `None` if there is none. If `T` has a
+/// variant with `#[serde(other)]`, an unknown word yields that variant.
 pub(crate) fn from_word<'w, T: serde::Deserialize<'w>>(word: &'w str) -> Option<T> {
     let word: StrDeserializer<'_, value::Error> = word.into_deserializer();
     T::deserialize(word).ok()

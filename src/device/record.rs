@@ -209,9 +209,9 @@ impl Record {
             }
     }
 
-    /// Returns whether this record should replace `older`, which is still valid. An attempt that
-    /// could not ask the device must not replace an earlier measurement. An answer from a log must
-    /// not replace that of a QEMU that was started for our question.
+    /// Returns whether this record should replace `older`, which is still valid. A record without
+    /// an answer ([`Display::is_answer`]) must not replace one with an answer. An answer from a log
+    /// must not replace that of a QEMU that was started for our question.
     pub(crate) fn supersedes(&self, older: &Record) -> bool {
         match (&self.qemu, &older.qemu) {
             (Some(new), Some(old)) => new.learned_from.is_none() || old.learned_from.is_some(),

@@ -164,7 +164,8 @@ pub struct ListenDefault<'a> {
 }
 
 impl Listen {
-    /// Returns the distance from which a viewer can reach graphics that listen at this place.
+    /// Returns the distance from which a viewer can reach graphics that listen at this place. An
+    /// address counts as remote if it is not known, or is a host name other than `localhost`.
     pub fn reach(&self, default: ListenDefault<'_>) -> Reach {
         let address = match self {
             Listen::None | Listen::Socket => return Reach::Local,

@@ -19,7 +19,8 @@ pub struct Hostdev<'d, 'a> {
     pub element: Element<'d, 'a>,
     /// The device that the hostdev passes to the guest.
     pub id: DeviceId,
-    /// The attribute `model` of a mediated device; `vfio-pci` for a PCI device.
+    /// The attribute `model` of a mediated device, empty if it is missing; `vfio-pci` for a PCI
+    /// device.
     pub model: String,
     /// The attribute `display`. If it is missing, libvirt adds `off` for a mediated device, and
     /// nothing for a PCI device.
@@ -55,8 +56,9 @@ impl Hostdev<'_, '_> {
     }
 }
 
-/// Returns the elements that libvirt numbers as `hostdevN`, each with the alias that the user has
-/// chosen for it, if any.
+/// Returns the elements that libvirt numbers as `hostdevN`, in the order of the numbers: the
+/// `interfaces` of type hostdev, then all `hostdevs`. Each has the alias that the user has chosen
+/// for it, if any.
 pub(super) fn counted<'d, 'a>(
     interfaces: impl Iterator<Item = Element<'d, 'a>>,
     hostdevs: impl Iterator<Item = Element<'d, 'a>>,
@@ -94,7 +96,8 @@ pub(super) fn address_in_guest(device: Element<'_, '_>) -> Option<String> {
     (is_pci && is_given).then(|| format!("{domain:04x}:{bus:02x}:{slot:02x}.{function}"))
 }
 
-/// Returns each device's alias: the user's, or else libvirt's `hostdevN`, with N counted from 0.
+/// Returns each device's alias: the user's, or else libvirt's `hostdevN`, where N counts from 0
+/// only the devices without an alias of the user's.
 pub(crate) fn numbered(aliases: impl Iterator<Item = Option<String>>) -> Vec<String> {
     let mut next = 0..;
     aliases
@@ -140,8 +143,10 @@ pub(super) fn hostdevs<'d, 'a>(aliases: &[(Element<'d, 'a>, String)]) -> Vec<Hos
     found
 }
 
-/// Returns the vfio device of a hostdev, and the hostdev's model; `None` if the hostdev names no
-/// vfio device.
+/// Returns the vfio device of a hostdev, and its model: `vfio-pci` for a PCI device, and empty for
+/// a mediated device without the attribute `model`. As in libvirt, a missing part of a PCI address
+/// is 0, and a missing `<address>` in `<source>` is all zeros. `None` if the hostdev names no vfio
+/// device.
 pub(crate) fn device(hostdev: Element<'_, '_>) -> Option<(DeviceId, String)> {
     let address = hostdev.child("source")?.child("address");
     // QEMU has no hostdevs with mode='capabilities'.

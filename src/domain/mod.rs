@@ -105,7 +105,8 @@ pub struct Domain<'d, 'a> {
     pub machine: Option<String>,
     /// The path in `<emulator>`.
     pub emulator: Option<String>,
-    /// The vfio devices.
+    /// The vfio devices, in the order of the XML. Left out are a hostdev whose device can't be
+    /// read, and a PCI device with `<address type='unassigned'>`, which the guest does not get.
     pub hostdevs: Vec<Hostdev<'d, 'a>>,
     /// All elements that libvirt numbers as `hostdevN`, with their aliases: first the interfaces of
     /// type hostdev, then the hostdevs of all types.
@@ -233,7 +234,8 @@ impl<'d, 'a> Domain<'d, 'a> {
     }
 
     /// Returns the path of the program that runs the domain: the `<emulator>`, or else Debian's
-    /// path of QEMU for the domain's architecture.
+    /// path of QEMU for the domain's architecture. Without an architecture in the XML, that is
+    /// gfxplane's own.
     pub fn program(&self) -> PathBuf {
         self.emulator.as_ref().map_or_else(
             || {
@@ -513,7 +515,8 @@ fn properties<'d, 'a>(root: Element<'d, 'a>) -> Vec<Property<'d, 'a>> {
     found
 }
 
-/// Returns the name and the vfio devices of a domain. Both are empty if the XML can't be read.
+/// Returns the name and the vfio devices of a domain; an empty name if the domain has none, and
+/// both empty if the XML can't be read.
 pub(crate) fn name_and_devices(definition: &str) -> (String, Vec<DeviceId>) {
     let document = Document::parse(definition);
     let Ok(domain) = document

@@ -114,7 +114,8 @@ impl Default for Policy {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{name} is {found:?}: expected {expected}")]
 pub struct BadWord {
-    /// The name of the setting that has the word as its value.
+    /// The name of the setting that has the word as its value; for the name of an unknown setting,
+    /// the text `the name of a setting`.
     pub name: &'static str,
     /// The unknown word.
     pub found: String,
@@ -217,7 +218,8 @@ impl Wishes {
         Ok(())
     }
 
-    /// Returns all settings' names in the order of the documentation, each with its value if set.
+    /// Returns the name of each setting that files and domains can have, in the order of the
+    /// documentation, each with its value; `None` if the setting is not set.
     pub fn words(&self) -> [(&'static str, Option<String>); 6] {
         let consent = self.consent.as_ref().map(|all| {
             let all: Vec<String> = all.iter().map(ToString::to_string).collect();
@@ -277,9 +279,9 @@ impl Policy {
         }
     }
 
-    /// Limits `display` to `asked`: gfxplane then manages only the displays of devices to which the
-    /// domain itself gives `display='on'`. Meant for a domain that another manager made, or that is
-    /// older than the package.
+    /// Lowers `display` from `auto` or `full` to `asked`: gfxplane then manages only the displays
+    /// of devices to which the domain itself gives `display='on'`. Meant for a domain that another
+    /// manager made, or that is older than the package.
     #[must_use]
     pub(crate) fn asked_only(mut self) -> Self {
         self.display = self.display.min(Displays::Asked);
@@ -304,7 +306,7 @@ impl Policy {
     }
 
     /// Returns the policy for a domain. The domain's own wishes override the host's policy. If
-    /// another manager made the domain, the host's `display` is limited to `asked`
+    /// another manager made the domain, the host's `display` is first lowered to `asked`
     /// ([`Policy::asked_only`]).
     ///
     /// # Errors

@@ -71,8 +71,8 @@ pub fn plain_lines(text: &str) -> String {
     lines.join("\n")
 }
 
-/// Returns an error's text for people to read: without the `(os error N)` that Rust's library adds
-/// to the kernel's words, and without characters on which a terminal acts.
+/// Returns an error's text for people to read: what [`plain_lines`] returns, but without the `(os
+/// error N)` that Rust's library adds to the kernel's words.
 #[must_use]
 pub fn in_words(text: &str) -> String {
     let mut rest = text;
@@ -98,7 +98,8 @@ pub(crate) fn wrapping<'a>(width: usize) -> textwrap::Options<'a> {
 #[derive(Debug)]
 pub(crate) struct Harmless<W> {
     inner: W,
-    /// The first bytes of a character whose last bytes were not written yet.
+    /// The first bytes of a character whose last bytes were not written yet. A flush writes U+FFFD
+    /// for them.
     rest: Vec<u8>,
 }
 

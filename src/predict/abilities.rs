@@ -126,7 +126,7 @@ impl RenderNodes {
 
 impl Abilities {
     /// Returns whether the host lacks the render node at `path`; `None` if that is not known, as
-    /// for a path outside of `/dev/dri`.
+    /// for a path outside of `/dev/dri`. A text without a slash is no path: returns true for it.
     pub(crate) fn lacks_node(&self, path: &str) -> Option<bool> {
         let Some(name) = path.strip_prefix("/dev/dri/") else {
             // A name without a slash is no path of a device.

@@ -27,7 +27,8 @@ impl std::fmt::Display for About {
 }
 
 impl About {
-    /// Returns a text with its subject before it, unless the text names the subject.
+    /// Returns a text with its subject and a colon before it (`graphics vnc: …`), unless the text
+    /// contains the subject's name.
     pub fn before(&self, text: &str) -> String {
         let about = self.to_string();
         if text.contains(&about) {

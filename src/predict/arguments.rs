@@ -44,8 +44,9 @@ pub struct Arguments {
     pub settings: Vec<Setting>,
     /// Each `-set` that QEMU can't parse.
     pub malformed: Vec<String>,
-    /// Arguments that concern displays and are not read here. Each is kept as its option without
-    /// the value, because a value may be a secret.
+    /// Arguments that concern displays and whose effect is not known, at most [`MOST_UNREAD`]. They
+    /// are kept without their values, which may be secrets, except for the name of a driver, a kind
+    /// of display or a property.
     pub unread: Vec<String>,
 }
 
@@ -220,7 +221,8 @@ impl Arguments {
     }
 
     /// Reads a `-set`. For a device of the user's own, sets the property in `devices`, where `own`
-    /// has the device's index by its id. Otherwise keeps the `-set` in `settings` or `malformed`.
+    /// has the device's index by its id. Keeps a `-set` for another device in `settings`, and one
+    /// that QEMU can't parse in `malformed`. Ignores one for something other than a device.
     fn own_set(&mut self, value: &str, own: &BTreeMap<String, usize>, devices: &mut [Device]) {
         let Some(setting) = Setting::read(value) else {
             // A -set for something other than a device has the same three parts.

@@ -53,13 +53,17 @@ pub struct Hint {
 /// Returns the options for a device with these facts. `render_node` is the path of the render node
 /// of the GPU behind the device.
 ///
-/// * dmabuf: QEMU refuses to start without OpenGL ("vfio-display-dmabuf: opengl not available",
-///   hw/vfio/display.c), and the render node must be able to import the device's buffers.
-/// * region: any graphics show the screen.
-/// * none: QEMU refuses `display='on'` ("vfio: device doesn't support any (known) display method").
-/// * ramfb shows the firmware on the device's screen until the guest's driver sets a mode. ramfb
-///   works only with `display='on'`.
+/// * dmabuf: `gl`, because QEMU refuses to start without OpenGL ("vfio-display-dmabuf: opengl not
+///   available", hw/vfio/display.c), and `rendernode` if there is one, because the render node must
+///   be able to import the device's buffers.
+/// * region: nothing for the graphics, because any graphics show the screen.
+/// * dmabuf or region: `display='on'`, and `ramfb`, which shows the firmware on the device's screen
+///   until the guest's driver sets a mode. ramfb works only with `display='on'`.
+/// * none: `display='off'`, because QEMU refuses `display='on'` ("vfio: device doesn't support any
+///   (known) display method").
 /// * unknown: no options for the display.
+/// * Whatever the display: `x-igd-opregion` for a device with an OpRegion, and `kvm` for a driver
+///   that needs a VM.
 pub fn hints(facts: &Facts, render_node: Option<&str>) -> Vec<Hint> {
     let option = |scope, name, value: &str| Hint {
         scope,

@@ -220,9 +220,10 @@ pub(super) fn tls(abilities: &Abilities, screens: &Screens) -> Vec<bool> {
     }
 }
 
-/// Returns whether AppArmor keeps libvirt from starting or using a dbus-daemon for the guest: both
-/// values if that is not known, as for a guest without a profile. The daemon of such a guest runs.
-/// libvirt 9.0 on Linux 7.2 may talk to it, and 12.8 may not (measured).
+/// Returns whether AppArmor keeps libvirt from starting or using a dbus-daemon for the guest:
+/// `false` unless AppArmor is known to deny guests a dbus-daemon, and some graphics need one. Both
+/// values for a guest without a profile: its daemon runs, and libvirt 9.0 on Linux 7.2 could talk
+/// to it, but 12.8 could not (measured).
 pub(super) fn daemon_denied(abilities: &Abilities, screens: &Screens) -> Vec<bool> {
     let is_denied = abilities.guests.dbus_daemon_denied == Some(true);
     match is_denied && screens.frontends.iter().any(|f| f.daemon) {

@@ -148,8 +148,8 @@ impl Refusal {
         format!("{by} will refuse {of}: \"{}\"", self.message)
     }
 
-    /// Returns the sentence "… may refuse …", with the error; `because` is the unknown fact on
-    /// which the refusal depends.
+    /// Returns the sentence "… may refuse …", with the error, or says that gfxplane can't tell if
+    /// the error is not known either. `because` is the unknown fact on which the refusal depends.
     pub(crate) fn may(&self, because: &str) -> String {
         let (by, message) = (self.by().word(), self.message.as_str());
         match message {
@@ -215,7 +215,7 @@ pub enum Shown {
     AfterSwitch(#[serde(skip)] usize),
 }
 
-/// Returns the graphics that show a screen, each with the way to see the screen.
+/// Returns the graphics that show a screen as texts for people, for example `vnc after Ctrl-Alt-2`.
 pub(crate) fn viewers(shown_by: &[(GraphicsType, Shown)]) -> Vec<String> {
     let word = |(kind, how): &(GraphicsType, Shown)| match how {
         Shown::AtOnce => kind.to_string(),
@@ -328,9 +328,10 @@ pub struct Prediction {
     /// The outcome of a start.
     #[serde(flatten)]
     pub outcome: Outcome,
-    /// The screens in QEMU's order, as far as they are known; empty if the domain is refused.
+    /// The screens in QEMU's order, as far as they are known; empty if the outcome is
+    /// [`Outcome::No`]. For a doubt, these are the screens if the domain starts.
     pub heads: Vec<Head>,
-    /// The dangers once the guest runs; empty if the domain is refused.
+    /// The dangers once the guest runs; empty if the outcome is [`Outcome::No`].
     pub dangers: Vec<Danger>,
 }
 
@@ -386,8 +387,8 @@ impl Prediction {
     }
 
     /// Joins the prediction for another possible world into this one, except for the outcome. A
-    /// screen that both have keeps only the graphics that show it in both. A danger counts if
-    /// either has it.
+    /// screen that both have keeps only the graphics that show it in both. A screen that only
+    /// `other` has is left out. A danger counts if either has it.
     fn join(&mut self, other: Prediction) {
         let known: HashSet<Danger> = self.dangers.iter().cloned().collect();
         let new = other.dangers.into_iter();
@@ -404,7 +405,9 @@ impl Prediction {
     }
 }
 
-/// Predicts whether the domain starts, which graphics show its screens, and the dangers.
+/// Predicts whether the domain starts, which graphics show its screens, and the dangers. Assumes
+/// that the host has KVM and the devices; [`libvirt::host`] predicts the refusals of a host without
+/// them.
 pub fn predict(screens: &Screens, abilities: &Abilities) -> Prediction {
     let libvirts = Libvirt::possible(abilities);
     let qemus = Qemu::possible(abilities);

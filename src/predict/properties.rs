@@ -88,13 +88,14 @@ pub(crate) fn place(property: &str) -> u32 {
     sum.wrapping_mul(1_103_515_243).wrapping_add(12345) % 512
 }
 
-/// Returns whether QEMU reads the value of a property as a text.
+/// Returns whether QEMU is known to read the value of a property as a text.
 pub fn is_text(property: &str) -> bool {
     is_in(TEXTS, property) || is_in(WORDS, property)
 }
 
 /// Returns the value of a `-set` as `qemu:override` has to write it: `true` or `false` for a
-/// switch, and decimal for a number.
+/// switch, and decimal for a number. Judges a property by its value, unless the property is known
+/// to be a text.
 pub(crate) fn overriding(property: &str, value: &str) -> String {
     if is_text(property) {
         return value.to_owned();
@@ -110,7 +111,8 @@ pub(crate) fn overriding(property: &str, value: &str) -> String {
     }
 }
 
-/// Returns the `type` that a property with this value needs in `qemu:override`.
+/// Returns the `type` that a property needs in `qemu:override`. Judges by the value, in the form of
+/// `overriding`, unless the property is known to be a text.
 pub fn kind(property: &str, value: &str) -> &'static str {
     if is_text(property) {
         "string"

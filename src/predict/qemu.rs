@@ -61,7 +61,8 @@ fn refuse(about: About, message: impl Into<String>, always: bool) -> Option<Refu
     Some(Refusal::new(Stage::Qemu, about, message, always))
 }
 
-/// Returns why QEMU would refuse to start; `None` if it starts.
+/// Returns why QEMU would refuse to start; `None` if it starts. `found` has the display of each
+/// vfio device, and `x` is the behaviour of the X server.
 pub(crate) fn refusal(
     screens: &Screens,
     found: &[Found],
@@ -177,15 +178,17 @@ pub(crate) enum X {
     EndsQemu,
 }
 
-/// Returns whether QEMU may not listen on a port, because the port needs a privilege.
+/// Returns whether QEMU may not listen on a port, because the port needs a privilege; false if the
+/// host's setting is not known.
 fn is_privileged(port: i32, screens: &Screens, abilities: &Abilities) -> bool {
     let first = abilities.guests.first_port.map_or(0, i32::from);
     (1..first).contains(&port) && !screens.as_root
 }
 
-/// Returns the ways in which the X server may behave towards SDL: one if that is known. SDL tries
-/// the server that the domain's XML names, because QEMU's environment names no other. A server of
-/// this host is assumed to exist if it has a socket, or if the sockets are not known.
+/// Returns the ways in which the X server may behave towards SDL: always [`X::Opens`], and the
+/// others that are possible with this domain. SDL tries the server that the domain's XML names,
+/// because QEMU's environment names no other. A server of this host is assumed to exist if it has a
+/// socket, or if the sockets are not known.
 ///
 /// Without a server, SDL's library decides whether QEMU ends: SDL 2.32.4 draws off screen, and
 /// sdl2-compat with SDL 3 gives up (measured: Debian 13 and sid). If spice also uses OpenGL, Xlib
@@ -281,7 +284,7 @@ const MOST_HEADS: u32 = 16;
 
 /// Returns the refusal of the first of `cards` that QEMU can't make; `None` if it can make all.
 /// QEMU makes only one card with 3D (hw/display/virtio-gpu-gl.c), which may be in `earlier`: the
-/// cards that QEMU makes before `cards`.
+/// cards that QEMU makes before `cards`. `opengl` is true if a frontend has OpenGL.
 fn card_refusal(cards: &[Card], earlier: &[&[Card]], qemu: &Qemu, opengl: bool) -> Option<Refusal> {
     let mut is_second = earlier.iter().copied().flatten().any(|card| card.gl);
     cards.iter().find_map(|card| {
@@ -306,7 +309,8 @@ fn card_refusal(cards: &[Card], earlier: &[&[Card]], qemu: &Qemu, opengl: bool) 
 }
 
 /// Returns the refusal of the first card or vfio device that QEMU can't create; `None` if it can
-/// create all.
+/// create all. `found` has the display of each vfio device, and `opengl` is true if a frontend has
+/// OpenGL.
 fn device(
     screens: &Screens,
     found: &[Found],
@@ -351,15 +355,15 @@ fn device(
         })
 }
 
-/// The features that a guest can have only once.
+/// The features that a guest can have only once; true if an earlier device has taken the feature.
 struct Once {
     ramfb: bool,
     opregion: bool,
 }
 
 /// Returns QEMU's message if it refuses a vfio device, and whether every version refuses the
-/// device. The checks are in QEMU's order: QEMU first sets the device's properties and then
-/// realizes it (hw/vfio/pci.c, `vfio_realize`).
+/// device. Marks in `once` the features that the device takes. The checks are in QEMU's order: QEMU
+/// first sets the device's properties and then realizes it (hw/vfio/pci.c, `vfio_realize`).
 fn vfio_device(
     screens: &Screens,
     vgpu: &Vgpu,

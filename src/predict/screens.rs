@@ -273,7 +273,8 @@ impl Screens {
     }
 
     /// Returns whether gfxplane ignores QEMU's refusals: if no vfio device wants a display, and
-    /// arguments that are not read decide what QEMU does.
+    /// arguments that are not read decide what QEMU does. A `-set` that certainly ends QEMU
+    /// ([`Screens::dead_settings`]) is never ignored.
     pub(crate) fn is_none_of_ours(&self) -> bool {
         let is_read = self.arguments.unread.is_empty() || !self.dead_settings.is_empty();
         !is_read && !self.wants_display()
@@ -360,7 +361,8 @@ fn frontends(domain: &Domain<'_, '_>, abilities: &Abilities) -> Vec<Frontend> {
         .collect()
 }
 
-/// Returns whether QEMU gets an X or a Wayland display from a `<qemu:env>` of the domain.
+/// Returns whether a `<qemu:env>` of the domain may give QEMU an X or Wayland display, or chooses
+/// between them (`GDK_BACKEND`).
 fn has_a_screen(domain: &Domain<'_, '_>) -> bool {
     let variables = ["DISPLAY", "WAYLAND_DISPLAY", "GDK_BACKEND"];
     in_qemu(domain.element, "commandline").any(|env| {

@@ -35,7 +35,8 @@ pub struct Shape {
 }
 
 impl Shape {
-    /// Returns the shape of a domain with these screens; `None` if it has a part that is not read.
+    /// Returns the shape of a domain with these screens; `None` if it has a part that is not read,
+    /// or has a device or a type of graphics twice.
     pub fn of(domain: &Domain<'_, '_>, screens: &Screens) -> Option<Self> {
         let has = |name| of_qemu(domain.element, name).next().is_some();
         let is_unread = has("commandline")
@@ -166,8 +167,8 @@ fn of_card(card: &Card, video: Option<&Video<'_, '_>>) -> Option<String> {
     Some(words.join(" "))
 }
 
-/// Returns the words for a device; `None` if it has a property that is not read, or its display was
-/// not measured.
+/// Returns the words for a device; `None` if it has a property that is not read, or its display is
+/// on and was not measured.
 fn of_device(vgpu: &Vgpu) -> Option<String> {
     if !vgpu
         .properties
@@ -223,7 +224,7 @@ static MEASURED: LazyLock<Vec<Measured>> = LazyLock::new(|| {
 });
 
 /// Returns the measurement of a shape with exactly this QEMU and libvirt. `None` if there is none,
-/// or if this QEMU was built without a part that the shape needs.
+/// if a version is not known, or if this QEMU was built without a part that the shape needs.
 pub fn measured(shape: &Shape, abilities: &Abilities) -> Option<&'static Measured> {
     let Abilities { qemu, libvirt, .. } = abilities;
     let (qemu, libvirt) = (qemu.as_ref()?, libvirt.as_ref()?);

@@ -39,8 +39,8 @@ pub(crate) fn newer(program: Program, version: &Version) -> Option<String> {
     })
 }
 
-/// Returns why a refusal is not certain: the host's version, which nobody has read, may have
-/// dropped the check. `None` if the refusal is certain.
+/// Returns why a refusal is not certain: the host's version is not known, or is newer than the last
+/// one that was read, and so may have dropped the check. `None` if the refusal is certain.
 pub(crate) fn not_reviewed(refusal: &Refusal, abilities: &Abilities) -> Option<String> {
     if refusal.always {
         return None;
@@ -208,7 +208,8 @@ pub(crate) const EGL_BEFORE_DEVICES: Change = Change(&[8, 0]);
 /// one, and 11.1.3 does not (measured); 11.0 was not read.
 pub(crate) const AUDIO_NEEDS_DBUS: Change = Change(&[11, 0]);
 
-/// A QEMU that the host may have.
+/// One of the QEMUs that the host may have; several if its version is not known, or if more than
+/// the version decides ([`Qemu::possible`]).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Qemu {
     version: Version,
@@ -277,7 +278,8 @@ impl Qemu {
     }
 }
 
-/// A libvirt that the host may have.
+/// One of the libvirts that the host may have; several if its version is not known, or if more than
+/// the version decides ([`Libvirt::possible`]).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Libvirt {
     version: Version,
@@ -287,7 +289,8 @@ pub(crate) struct Libvirt {
 
 impl Libvirt {
     /// Returns the libvirts that the host may have. For an unknown version: one with every change,
-    /// and one with none.
+    /// and one with none. For a known version: one, or two if it can use qemu-vnc and QEMU may have
+    /// that: one that does, and one that does not.
     pub(crate) fn possible(abilities: &Abilities) -> Vec<Self> {
         let of = |version: &Version, vnc_from_dbus| Libvirt {
             version: version.clone(),

@@ -255,11 +255,12 @@ impl Rules {
         rules
     }
 
-    /// Appends the rules of one file. Leaves out a rule if an earlier one has its name, so that a
-    /// rule in /etc replaces the package's rule of the same name.
+    /// Appends the rules of the file that is called `file` and contains `text`. Leaves out a rule
+    /// if an earlier one has its name, so that a rule in /etc replaces the package's rule of the
+    /// same name.
     ///
     /// # Errors
-    /// [`BadToml`]; then none of the file's rules is added.
+    /// [`BadToml`] for a mistake anywhere in the text; then none of the file's rules is added.
     pub fn add_file(&mut self, file: &str, text: &str) -> Result<(), BadToml> {
         let toml = Toml::parse(text)?;
         let mut compiled = Vec::new();

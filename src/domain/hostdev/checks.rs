@@ -47,7 +47,8 @@ impl Check {
         self
     }
 
-    /// Limits the check to the versions that have this message.
+    /// Limits the check to the versions that have this message: from `since` on, and before
+    /// `until`. The other versions refuse with another message.
     const fn in_these_words(mut self, since: &'static [u32], until: &'static [u32]) -> Self {
         self.versions.since = since;
         self.versions.until = until;

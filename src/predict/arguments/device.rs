@@ -21,7 +21,8 @@ pub struct Device {
 }
 
 impl Device {
-    /// Reads the value of `-device`; `None` if it begins like JSON but is not a JSON object.
+    /// Reads the value of `-device`; `None` if it begins like JSON but is not a JSON object. The
+    /// driver is empty if the value names none.
     pub fn read(text: &str) -> Option<Self> {
         let json = text.starts_with('{');
         let pairs = if json {
@@ -94,8 +95,8 @@ impl Device {
         is_pci && is_first && !self.json && !self.properties.contains_key("addr")
     }
 
-    /// Returns true if QEMU itself draws exactly one screen for the device, and the device is on
-    /// the first PCI bus.
+    /// Returns true if QEMU itself draws exactly one screen for the device, and the property `bus`
+    /// does not put the device on another bus than the first PCI bus.
     pub(super) fn is_one_card(&self) -> bool {
         let property = |name: &str| self.properties.get(name).map(String::as_str);
         is_emulated(&self.driver)

@@ -1,8 +1,8 @@
 //! Reads the syntax of QEMU's options.
 
 /// Reads QEMU's option syntax, `KEY=VALUE,KEY=VALUE` (`get_opt_name_value`, util/qemu-option.c).
-/// `,,` in a value is a comma. A first word without `=` is the value of the key `implied`. Any
-/// other `KEY` without `=` is on, and any other `noKEY` is off.
+/// `,,` in a value is a comma. A first word without `=` is the value of the key `implied`, unless
+/// `implied` is empty. Any other `KEY` without `=` is on, and any other `noKEY` is off.
 pub(crate) fn pairs(text: &str, implied: &str) -> Vec<(String, String)> {
     let mut found = Vec::new();
     let mut rest = text;

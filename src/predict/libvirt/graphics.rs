@@ -300,8 +300,8 @@ pub(super) fn lacks_audio(screens: &Screens) -> bool {
 }
 
 /// Returns the mode of spice's channels that can't work, and the connection that it lacks; `None`
-/// if every mode works. `asks` returns whether the XML asks for a mode. With autoport, libvirt adds
-/// every connection that the XML asks for.
+/// if every mode works, or the frontend is not spice. `asks` returns whether the XML asks for a
+/// mode. With autoport, libvirt adds every connection that the XML asks for.
 fn lacking(
     frontend: &Frontend,
     asks: impl Fn(SpiceMode) -> bool,

@@ -81,7 +81,8 @@ impl Known {
         }
     }
 
-    /// Returns whether the display is known and was measured.
+    /// Returns whether the display was measured. A driver that says yes to everything counts as
+    /// measured, although its display is unknown.
     pub fn is_measured(&self) -> bool {
         let evidence = self.finding.evidence.as_ref();
         self.finding.facts.display.is_answer()

@@ -14,7 +14,8 @@ use crate::xml::Element;
 const LAST_SLOT: u32 = 31;
 
 impl Screens {
-    /// Applies the user's own arguments to the cards and devices.
+    /// Applies the user's own arguments to the cards and devices. Records in `arguments.unread`
+    /// those whose effect is not known.
     pub(super) fn apply_arguments(&mut self, domain: &Domain<'_, '_>, abilities: &Abilities) {
         let json = devices_are_json(abilities, |capability| is_deleted(domain, capability));
         let card = |driver: &str| Card {

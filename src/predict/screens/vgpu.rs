@@ -30,7 +30,8 @@ pub struct Vgpu {
     pub place: usize,
     /// The device.
     pub id: DeviceId,
-    /// The attribute `model` of a mediated device; `vfio-pci` for a PCI device.
+    /// The attribute `model` of a mediated device, empty if it is missing; `vfio-pci` for a PCI
+    /// device.
     pub model: String,
     /// True if QEMU can have a display for the device, that is for the model `vfio-pci`.
     pub is_pci: bool,
@@ -151,7 +152,7 @@ impl Vgpu {
     }
 
     /// Switches ramfb on or off by the attribute, by which libvirt chooses QEMU's driver with
-    /// ramfb. Removes ramfb from `-set`.
+    /// ramfb. Removes ramfb from `-set` and `qemu:override`.
     pub(crate) fn set_ramfb(&mut self, on: bool) {
         self.set.remove("ramfb");
         self.properties.remove("ramfb");
@@ -171,9 +172,10 @@ impl Vgpu {
             .map(String::as_str)
     }
 
-    /// Returns QEMU's driver for the device. The attribute `ramfb`, if libvirt passes it on
-    /// (`takes_ramfb`), makes libvirt choose `vfio-pci-nohotplug`, which has ramfb (libvirt
-    /// src/qemu/qemu_command.c, `qemuBuildHostdevMdevModelTypeString`).
+    /// Returns QEMU's driver for the device: the one that `-set` or `qemu:override` names, or else
+    /// libvirt's. The attribute `ramfb`, if libvirt passes it on (`takes_ramfb`), makes libvirt
+    /// choose `vfio-pci-nohotplug`, which has ramfb (libvirt src/qemu/qemu_command.c,
+    /// `qemuBuildHostdevMdevModelTypeString`).
     pub fn driver(&self, takes_ramfb: bool) -> &str {
         let said = self
             .set
@@ -193,7 +195,8 @@ impl Vgpu {
     }
 
     /// Returns whether QEMU gets a value for ramfb although the device's driver, the one for
-    /// hot-pluggable devices, has no ramfb.
+    /// hot-pluggable devices, has no ramfb. `takes_ramfb` is true if libvirt passes the attribute
+    /// on.
     pub(crate) fn lacks_ramfb(&self, takes_ramfb: bool) -> bool {
         self.driver(takes_ramfb) == "vfio-pci" && self.says_ramfb(takes_ramfb)
     }
