@@ -48,7 +48,7 @@ pub struct Explanation {
     /// The changes that `gfxplane fixup` makes in the domain, with their reasons; may be empty.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub changes: Vec<String>,
-    /// The fix by `gfxplane fixup`; `None` if it is not the fix.
+    /// The fix that `gfxplane fixup` makes; `None` if fixup does not remove the cause.
     #[serde(skip)]
     pub fixed: Option<Fixed>,
 }
@@ -223,7 +223,8 @@ fn loss(consent: Consent) -> &'static str {
     }
 }
 
-/// Describes what is known about a device of this host.
+/// Describes what is known about a device of this host, or why nothing is known. Empty for a PCI
+/// device without a vfio driver, if the symptom is about graphics cards.
 fn of_device(id: DeviceId, about: &About<'_>) -> Vec<String> {
     let Some(entry) = about.entry(id) else {
         return match id {
@@ -267,7 +268,7 @@ fn display(finding: &Finding) -> String {
 }
 
 /// Adds the prediction for the domain as it is now, compared with the message of `symptom`. Returns
-/// whether the domain would or may be refused.
+/// whether the domain would or may be refused; false if it has no vfio devices.
 fn prediction(domain: &Situation, symptom: &str, here: &mut Vec<String>) -> bool {
     let name = &domain.name;
     let Some(plan) = &domain.plan else {
@@ -292,7 +293,8 @@ fn prediction(domain: &Situation, symptom: &str, here: &mut Vec<String>) -> bool
     !plan.before.starts()
 }
 
-/// Adds the screens that make QEMU exit if a VNC viewer switches to them; false if there are none.
+/// Adds to `here` the screens that make QEMU exit if a VNC viewer switches to them. Returns false
+/// if there are none.
 fn viewers_end(domain: &Situation, here: &mut Vec<String>) -> bool {
     let dangers = domain.plan.iter().flat_map(|plan| &plan.before.dangers);
     let before = here.len();

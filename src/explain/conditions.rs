@@ -35,8 +35,8 @@ impl<'a> About<'a> {
         plan.into_iter().flat_map(|plan| &plan.screens.vgpus)
     }
 
-    /// Returns the device that the message names. If the message names none and the symptom has
-    /// [`Tell::Displays`], returns the domain's devices with `display='on'`.
+    /// Returns the device that the message names. If the message names none, returns the domain's
+    /// devices with `display='on'`, but none unless the symptom has [`Tell::Displays`].
     pub(super) fn devices(&self) -> Vec<DeviceId> {
         if let Some(id) = self.found.device {
             return vec![id];

@@ -132,7 +132,7 @@ pub fn began(log: &str) -> Option<Duration> {
 pub(crate) struct Start<'l> {
     /// The time when the start began, since 1970.
     pub(crate) began: Duration,
-    /// QEMU's version, as libvirt reports it.
+    /// QEMU's version, as libvirt reports it; `None` if it can't be read.
     pub(crate) qemu: Option<Version>,
     emulator: PathBuf,
     arguments: Vec<String>,

@@ -109,7 +109,8 @@ pub(crate) enum Tell {
 }
 
 /// A condition of this host or domain under which the message has another cause. "The message's
-/// devices" are those that the message names or, if it names none, those with `display='on'`.
+/// devices" are those that the message names or, if it names none and the symptom has
+/// [`Tell::Displays`], the domain's devices with `display='on'`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Condition {

@@ -40,20 +40,23 @@ pub struct Found {
     pub wording: &'static Wording,
     /// The text that matched each `*` of the wording.
     pub filled_in: Vec<String>,
-    /// The last device that the text names before the message's end, or else the first after it.
-    /// `None` if the text names none, or if the address in the message is an address in the guest.
+    /// The last device that the text names before the message's end and after the same message's
+    /// previous occurrence, or else the first after the message. `None` if the text names none, or
+    /// if the address in the message is an address in the guest.
     pub device: Option<DeviceId>,
 }
 
-/// Returns the known messages in a text, in order of appearance, each once for each device. Returns
-/// messages that only follow from other problems ([`Wording::follows`]) if the text has no others.
+/// Returns the known messages in a text, in order of appearance: for each symptom, one for each
+/// device or, if no message of the symptom has a device, one. Returns messages that only follow
+/// from other problems ([`Wording::follows`]) only if the text has no others.
 #[must_use]
 pub fn find(text: &str) -> Vec<Found> {
     without_consequences(all_in(text))
 }
 
 /// Returns all known messages in a text, even if they only follow from other problems. Of two
-/// messages that overlap in the text, only the longer one counts.
+/// messages that overlap in the text, only the longer one counts. Looks for at most [`MOST`]
+/// occurrences of each message.
 fn all_in(text: &str) -> Vec<Found> {
     let text = plain(text);
     let squeezed = Squeezed::of(&text);
@@ -249,7 +252,7 @@ pub struct Logged {
     /// The time when the start began, since 1970. In JSON, it has the form of RFC 3339, in UTC.
     #[serde(serialize_with = "as_rfc3339")]
     pub began: Duration,
-    /// QEMU's version, as libvirt reports it.
+    /// QEMU's version, as libvirt reports it; `None` if it can't be read.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub qemu: Option<Version>,
     /// True if the domain started; `None` if the log does not say.

@@ -16,7 +16,7 @@ pub struct Situation {
     /// The domain's name or, without one, the file that the user typed.
     pub name: String,
     /// The plan with `display = "off"`: it has no changes, but the prediction for the domain as it
-    /// is. `None` if the domain has no vfio devices.
+    /// is. `None` if the domain has no vfio devices, or if QEMU does not run it.
     pub plan: Option<Plan>,
     /// The fix by `gfxplane fixup`; `None` if no change helps.
     pub fixed: Option<Fixed>,
@@ -44,7 +44,7 @@ impl Situation {
     /// host's policy. `names`: the domain's names in commands.
     ///
     /// # Errors
-    /// [`Unfit`] if the XML can't be read.
+    /// [`Unfit`] if the XML can't be read, or if the domain has vfio devices and no type.
     pub fn of(
         text: &str,
         surroundings: &dyn Surroundings,

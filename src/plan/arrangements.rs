@@ -56,8 +56,9 @@ pub(crate) fn is_good(prediction: &Prediction, wanted: &[DeviceId]) -> bool {
 }
 
 /// Returns the best way to show the screens of the `wanted` devices. Returns a way that causes a
-/// loss only if no other way helps. Returns `None` if no way is known, or if the user's arguments
-/// for QEMU choose a display. With `may_add`, a way may add graphics.
+/// loss only if no other way helps, and one without changes if none is needed. Returns `None` if no
+/// way is known, or if the user's arguments for QEMU choose a display. With `may_add`, a way may
+/// add graphics.
 ///
 /// The function tries all ways. The number of ways is small as long as each type of graphics occurs
 /// only once ([`Screens::is_ambiguous`]).

@@ -38,7 +38,8 @@ impl Names {
         }
     }
 
-    /// Makes the names for a domain of libvirt's. Commands have `uuid` if the name can't be typed.
+    /// Makes the names for a domain of libvirt's. Commands have `uuid` if the name is too long or
+    /// can't be typed, and `DOMAIN` if there is no `uuid` then.
     #[must_use]
     pub fn of_domain(connect: Option<&str>, name: &str, uuid: Option<Uuid>) -> Self {
         Self::new(connect, Subject::Domain(operand(Some(name), uuid)))
@@ -112,12 +113,14 @@ impl Names {
         )
     }
 
-    /// Returns the `gfxplane fixup` command with these options.
+    /// Returns the `gfxplane fixup` command with these options. It defines the domain anew; for a
+    /// file, it writes `NEW.xml`.
     pub(crate) fn fixup(&self, options: &str) -> String {
         self.command(&Fix::fixup(options.trim(), ""))
     }
 
-    /// Returns the virt-xml command with these options; for a file, it writes `NEW.xml`.
+    /// Returns the virt-xml command with these options. It defines the domain anew; for a file, it
+    /// writes `NEW.xml`.
     pub(crate) fn virt_xml(&self, options: &str) -> String {
         match self.file() {
             Some(path) => format!("virt-xml {options} < {path} > NEW.xml"),
@@ -134,7 +137,8 @@ impl Names {
         format!("virt-viewer -c {} --attach {}", self.uri(), self.domain())
     }
 
-    /// Returns a fix as a line for a shell; for a fix in words, see [`Fix::by_hand`].
+    /// Returns a fix as a line for a shell; for a fix in words, see [`Fix::by_hand`]. For a file,
+    /// fixup writes `NEW.xml`, and verbs that accept no file get `DOMAIN`.
     pub(crate) fn command(&self, fix: &Fix) -> String {
         match (self.file(), fix) {
             (
@@ -180,8 +184,9 @@ impl Names {
     }
 
     /// Returns the reason why a device's display is off although it could be on, and the fixes.
-    /// `None` if `better` does not mention the display. `better` is the plan with the changes that
-    /// the policy allows, and `fixup` is the command that makes these changes.
+    /// `None` if `better` neither has a note about the display nor switches it on. `better` is the
+    /// plan with the changes that the policy allows, and `fixup` is the command that makes these
+    /// changes.
     pub(crate) fn off(
         &self,
         device: DeviceId,

@@ -65,7 +65,8 @@ impl Planner<'_, '_, '_> {
             .retain(|text| !gone.contains(text));
     }
 
-    /// Moves one setting. If the setting has to stay, adds a note and returns `false`.
+    /// Moves one setting, but leaves the removal of its `-set` to the caller. If the setting has to
+    /// stay, adds a note and returns `false`.
     fn carry_over(&mut self, place: usize, setting: &Setting) -> bool {
         let vgpu = &self.screens.vgpus[place];
         let device = vgpu.id;

@@ -13,8 +13,8 @@ use crate::predict::versions::PCI_DISPLAY;
 use crate::predict::{About, Danger, Prediction, predict, words};
 
 impl Planner<'_, '_, '_> {
-    /// Switches off each display that can't work and, with the policy `unknown = "off"`, each
-    /// unknown one. Also removes xres and yres if QEMU would refuse them.
+    /// Switches off each display of a device that has none and, with the policy `unknown = "off"`,
+    /// each unknown display. Also removes xres and yres if QEMU would refuse them.
     pub(super) fn switch_off_what_cannot_work(&mut self) {
         for place in 0..self.screens.vgpus.len() {
             let vgpu = &self.screens.vgpus[place];
@@ -75,7 +75,8 @@ impl Planner<'_, '_, '_> {
     }
 
     /// Switches on each display that exists and that the graphics can show. A display that was not
-    /// measured stays off, unless the policy trusts rules; then a note tells the user.
+    /// measured stays off, with a note, unless the policy trusts rules. Does nothing with the
+    /// policies `off` and `asked`, nor for a device whose display the user has set by `-set`.
     pub(super) fn switch_on_what_is_there(&mut self) {
         if self.policy.display < Displays::Auto {
             return;
@@ -165,7 +166,8 @@ impl Planner<'_, '_, '_> {
     }
 
     /// Switches a display on if the domain's graphics can show it, or can do so after changes that
-    /// the policy allows. Otherwise, adds a note if the domain starts.
+    /// the policy allows. Otherwise, adds a note, but with a policy below `full` only if the domain
+    /// starts.
     fn switch_on(&mut self, place: usize) {
         let id = self.screens.vgpus[place].id;
         let words = display_words(&self.screens.vgpus[place]);

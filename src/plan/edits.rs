@@ -45,7 +45,8 @@ pub(crate) struct How {
     pub no_override: bool,
 }
 
-/// Returns the edits of the domain's XML that make the changes.
+/// Returns the edits of the domain's XML that make the changes. There is no edit for a change of an
+/// element that the domain does not have.
 pub(crate) fn edits(domain: &Domain<'_, '_>, changes: &[Change], how: How) -> Vec<Edit> {
     let mut edits = Edits {
         domain,
@@ -146,7 +147,8 @@ impl<'e, 'd, 'a> Edits<'e, 'd, 'a> {
         }
     }
 
-    /// Sets the property `display` if `qemu:override` has it, or else the hostdev's attribute.
+    /// Sets the property `display` if `qemu:override` has it and libvirt reads `qemu:override`, or
+    /// else the hostdev's attribute.
     fn display(&mut self, device: DeviceId, on: bool) {
         let Some(hostdev) = self.hostdev(device) else {
             return;

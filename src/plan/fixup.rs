@@ -28,7 +28,7 @@ pub trait Surroundings {
 /// The error for a text that can't be fixed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Unfit {
-    /// The text is not well-formed, is not a domain, or has XML that gfxplane refuses.
+    /// The text is not well-formed, is not a domain, or has XML or a policy that gfxplane refuses.
     #[error(transparent)]
     Xml(#[from] XmlError),
     /// The domain has no type. libvirt refuses it with "missing domain type attribute".
@@ -64,15 +64,16 @@ impl Fixed {
 
 /// Fixes a domain as a whole, or leaves it as it is.
 ///
-/// If libvirt or QEMU would refuse the domain even after all allowed changes, nothing is changed,
-/// and the notes give the reason. A definition that is half fixed helps nobody, and a pipe may pass
-/// it on to libvirt. A domain that starts gets each change that needs no consent, even if
+/// If libvirt or QEMU would certainly refuse the domain even after all allowed changes, nothing is
+/// changed, and the notes give the reason. A definition that is half fixed helps nobody, and a pipe
+/// may pass it on to libvirt. A domain that starts gets each change that needs no consent, even if
 /// another change lacks the user's consent.
 ///
-/// The domain's own policy overrides `policy`, the host's policy, and `wishes` override both.
+/// The domain's own policy overrides `policy`, the host's policy, and `wishes` override both. If
+/// another manager made the domain, `policy` manages only displays that are on already.
 ///
 /// # Errors
-/// [`Unfit`], with the place.
+/// [`Unfit`]; an [`Unfit::Xml`] has the place.
 pub fn fix(
     text: &str,
     surroundings: &dyn Surroundings,
@@ -86,7 +87,8 @@ pub fn fix(
 pub(crate) type Planning<'m> = &'m dyn Fn(&Domain<'_, '_>, &Screens, &Abilities, &Policy) -> Plan;
 
 /// Plans and edits in rounds until no changes are left. After the first round, at most
-/// [`MOST_ROUNDS`] more follow. Returns the text unchanged if the domain would still be refused.
+/// [`MOST_ROUNDS`] more follow. Returns the text unchanged if the domain would certainly still be
+/// refused.
 pub(crate) fn in_rounds(
     text: &str,
     surroundings: &dyn Surroundings,

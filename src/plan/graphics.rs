@@ -16,7 +16,8 @@ use crate::predict::words::{BLOB_AND_VIRGL, NEEDS_KVM};
 use crate::predict::{About, Outcome, Prediction, Refusal, predict};
 
 impl Planner<'_, '_, '_> {
-    /// If the policy has `video = "none"`, removes the emulated cards or adds a note why they stay.
+    /// If the policy has `video = "none"` and a device's display is on, removes the emulated cards,
+    /// or adds a note why they stay.
     pub(super) fn take_out_emulated_video(&mut self) {
         if self.policy.video != EmulatedVideo::None || self.screens.cards.is_empty() {
             return;
@@ -54,7 +55,8 @@ impl Planner<'_, '_, '_> {
         self.consented(Action::VideoNone, reason, Some(Consent::Video));
     }
 
-    /// Arranges the graphics so that they show each display that is on, or adds a note why not.
+    /// Arranges the graphics so that they show each known display that is on, or adds a note why
+    /// not.
     pub(super) fn arrange_frontends(&mut self) {
         let wanted = self.wanted();
         let shows = |vgpu: &Vgpu| vgpu.display && vgpu.is_pci;
@@ -139,7 +141,8 @@ impl Planner<'_, '_, '_> {
         })
     }
 
-    /// Adds to `fixes` what the user can do beside the change that fixup would make.
+    /// Adds to `fixes` what the user can do beside the changes of an [`Arrangement`]. `about` is
+    /// the subject of the note.
     fn fixes_of(&self, now: &Prediction, about: About, fixes: &mut Vec<Fix>) {
         let lacks_node = self.abilities.render_nodes.and_then(RenderNodes::refusal);
         let is_dmabuf = |vgpu: &Vgpu| vgpu.display && vgpu.found() == [Found::Dmabuf];
@@ -205,7 +208,8 @@ impl Planner<'_, '_, '_> {
 
     /// Sets the render node of graphics with OpenGL for which the user has chosen none: the node of
     /// the GPU behind the first device with a dmabuf. Without it, libvirt takes the first node that
-    /// it finds (src/qemu/qemu_process.c, `qemuProcessGraphicsSetupRenderNode`).
+    /// it finds (src/qemu/qemu_process.c, `qemuProcessGraphicsSetupRenderNode`). Adds a note about
+    /// each device with a dmabuf of another GPU.
     pub(super) fn render_nodes(&mut self) {
         let dmabuf: Vec<(DeviceId, String)> = self
             .screens

@@ -19,13 +19,15 @@ use crate::predict::{About, Danger, Outcome, Prediction, Refusal, predict};
 /// display no video card (ovirt-engine LibvirtVmXmlBuilder, `writeVGpu` and `writeVideo`).
 const OVIRT: &str = "oVirt";
 
-/// Makes the plan for a domain whose graphics stay as they are. `is_wanted` returns whether the
-/// manager wants a device's display to be on if it works.
+/// Makes the plan for a domain whose graphics stay as they are. `policy` is the policy for this
+/// domain ([`Policy::for_domain`]). `is_wanted` returns whether the manager wants a device's
+/// display to be on if it works.
 ///
 /// The plan switches a display off if QEMU or libvirt would refuse it, or if nothing in the domain
-/// shows it. It switches a wanted display on if the display is known and the graphics can show it;
-/// evidence by a rule is enough, because the manager has decided. An unknown display stays as it
-/// is, unless the policy has `unknown = "off"`.
+/// shows it, but none if the domain would be refused even without displays. It switches a wanted
+/// display on if the display is known and the graphics can show it; evidence by a rule is enough,
+/// because the manager has decided. An unknown display stays as it is, unless the policy has
+/// `unknown = "off"`.
 pub fn plan_managed(
     domain: &Domain<'_, '_>,
     screens: &Screens,
@@ -205,9 +207,9 @@ impl Planner<'_, '_, '_> {
         }
     }
 
-    /// Gives ramfb to the first PCI device whose display stays on, if this plan takes ramfb from
-    /// another device. Does nothing if a device or a video card still has ramfb, or if the
-    /// machine's fw_cfg has no DMA, which ramfb needs.
+    /// Gives ramfb to the first device whose display stays on, if this plan takes ramfb from a
+    /// device. Does nothing if a device or a video card still has ramfb, or if the machine's fw_cfg
+    /// has no DMA, which ramfb needs.
     fn ramfb_of_another_head(&mut self) {
         let off = |change: &Change| matches!(change.action, Action::Ramfb { on: false, .. });
         let vgpus = &self.screens.vgpus;

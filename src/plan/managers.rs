@@ -9,11 +9,12 @@ use crate::plan::fixup::{Fixed, Surroundings, Unfit, in_rounds};
 use crate::plan::{Fix, Level, Plan, plan_managed, words};
 
 /// Makes the displays of a domain's vfio devices work with its graphics as they are, or switches
-/// them off ([`plan_managed`]). With the host's `policy` `display = "off"`, nothing is changed.
-/// `is_wanted` returns whether the manager wants a device's display.
+/// them off ([`plan_managed`]). Nothing is changed if the domain would certainly be refused even
+/// then, or if the policy has `display = "off"`: the host's `policy` or the domain's own, which
+/// overrides it. `is_wanted` returns whether the manager wants a device's display.
 ///
 /// # Errors
-/// [`Unfit`], with the place.
+/// [`Unfit`]; an [`Unfit::Xml`] has the place.
 pub fn adapt(
     text: &str,
     surroundings: &dyn Surroundings,

@@ -53,7 +53,8 @@ impl Planner<'_, '_, '_> {
         }
     }
 
-    /// Corrects the types of properties in `qemu:override` that QEMU refuses only for their type.
+    /// Corrects the types of properties in `qemu:override`, except ramfb, that QEMU refuses only
+    /// for their type.
     pub(super) fn properties_of_wrong_types(&mut self) {
         for place in 0..self.screens.vgpus.len() {
             for (name, words) in self.screens.vgpus[place].mistyped.clone() {
@@ -124,8 +125,8 @@ impl Planner<'_, '_, '_> {
         }
     }
 
-    /// Returns whether QEMU passes the OpRegion to the guest by default; `None` if QEMU's version
-    /// is not known.
+    /// Returns whether QEMU passes the OpRegion to the guest by default; `None` if that differs
+    /// between the versions that QEMU may have.
     pub(super) fn opregion_by_default(&self) -> Option<bool> {
         let possible = Qemu::possible(self.abilities);
         let mut has = possible.iter().map(|qemu| qemu.has(OPREGION_BY_DEFAULT));

@@ -12,7 +12,8 @@ use crate::predict::abilities::Abilities;
 use crate::predict::screens::{Screens, Vgpu};
 use crate::predict::{About, Prediction, libvirt, predict};
 
-/// Makes the plan for a domain. `screens` are the domain's screens as it is defined.
+/// Makes the plan for a domain. `screens` are the domain's screens as it is defined, and `policy`
+/// is the policy for this domain ([`Policy::for_domain`]).
 pub fn plan(
     domain: &Domain<'_, '_>,
     screens: &Screens,
@@ -116,9 +117,10 @@ impl<'p, 'd, 'a> Planner<'p, 'd, 'a> {
         }
     }
 
-    /// Runs the steps, if anything may be changed, and makes the plan. Drops all changes if the
-    /// domain certainly starts without them but not with them, or if it is refused with them but
-    /// not without them. Keeps the changes of a domain that is refused with and without them:
+    /// Makes the plan. Runs the steps first, unless the policy is `display = "off"`, or the owner
+    /// has to decide or to fix the domain. Drops all changes and the steps' notes if the domain
+    /// certainly starts without them but not with them, or if it is refused with them but not
+    /// without them. Keeps the changes of a domain that is refused with and without them:
     /// [`crate::plan::fixup::fix`] may drop them after the last round.
     pub(super) fn finish(
         mut self,

@@ -66,7 +66,8 @@ impl Planner<'_, '_, '_> {
         }
     }
 
-    /// Adds a note if the start is refused or in doubt, unless an earlier step has added one.
+    /// Adds a note if the start is refused or in doubt, unless an earlier note is at least as
+    /// severe. If a `-set` that QEMU no longer accepts is left, a refusal always gets its note.
     fn how_it_ends(&mut self, after: &Prediction) {
         let said = |level| self.notes.iter().any(|note| note.level >= level);
         match &after.outcome {

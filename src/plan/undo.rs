@@ -54,7 +54,7 @@ pub struct Unreadable {
     pub error: XmlError,
 }
 
-/// Returns the records from which [`undo`] makes `before` of `after`; empty if both are alike.
+/// Returns the records from which [`undo`] makes `before` from `after`; empty if both are alike.
 ///
 /// # Errors
 /// [`Unreadable`], with the place.
@@ -111,7 +111,9 @@ fn differences<K: Ord + std::hash::Hash + Eq>(
     capture_diff_slices(Algorithm::Myers, &keys(old), &keys(new))
 }
 
-/// Undoes each change whose element is still as gfxplane left it. No other byte changes.
+/// Undoes each change whose element is still as gfxplane left it. No other byte changes. If an
+/// element is again as it was before a change, the change is in neither list of [`Undone`]. If the
+/// result would not be well-formed, nothing is undone.
 ///
 /// # Errors
 /// [`Unreadable`], with the place.

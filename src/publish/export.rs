@@ -50,8 +50,8 @@ struct Measured {
 }
 
 /// Returns the rules for the measurements of this host: valid records of active devices, records of
-/// types from this boot, and the kernel's own statements. A type whose measurements differ gets no
-/// rule, but an entry in `left_out`.
+/// types from this boot, and the kernel's own statements. A type whose measurements differ, or a
+/// measured device without a type, gets no rule, but an entry in `left_out`.
 pub fn export(sources: &Sources) -> Export {
     let mut kinds: BTreeMap<Kind, Vec<Measured>> = BTreeMap::new();
     let mut export = Export::default();

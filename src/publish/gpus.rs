@@ -243,7 +243,7 @@ fn bound(driver: Option<&str>) -> String {
 }
 
 /// Returns why a card with virtual functions, but without mdev types, offers no vGPU; `None` if a
-/// virtual function has a vGPU or is bound to vfio.
+/// virtual function has a vGPU, or is bound to vfio and can't have a vGPU.
 fn of_functions(host: &Host, gpu: &Gpu) -> Option<Missing> {
     let functions = &gpu.functions;
     let (have, are): (String, String) = match functions.len() {

@@ -149,7 +149,8 @@ impl From<DeviceEntry> for Known {
     }
 }
 
-/// Makes the inventory of a host from the sources that were read.
+/// Makes the inventory of a host from the sources that were read. If several parents have a
+/// definition of one inactive device, the first definition counts.
 pub fn inventory(sources: &Sources) -> Inventory {
     let host = &sources.host;
     let mut devices: Vec<DeviceEntry> = host
@@ -218,7 +219,8 @@ fn subject<'s>(pci: Option<&Pci>, host: &'s Host) -> Subject<'s> {
     }
 }
 
-/// Returns the entry of one active device.
+/// Returns the entry of one active device. Its field `defined` is always false; [`inventory`] sets
+/// it.
 pub fn active(sources: &Sources, device: &Device) -> DeviceEntry {
     let (host, memory) = (&sources.host, &sources.memory);
     let circumstances = device.circumstances(host);

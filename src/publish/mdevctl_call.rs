@@ -45,8 +45,8 @@ impl Call {
     }
 }
 
-/// Returns mdevctl's command, such as `list`, from a process's `/proc/PID/cmdline`. `None` if the
-/// process is not mdevctl, or has no command.
+/// Returns mdevctl's command, such as `list`, from a process's `/proc/PID/cmdline`; `list` for its
+/// other name, `lsmdev`. `None` if the process is not mdevctl, or has no command.
 pub fn verb(cmdline: &[u8]) -> Option<&[u8]> {
     let mut words = cmdline.split(|byte| *byte == 0);
     let program = words.next().unwrap_or_default();

@@ -7,6 +7,10 @@
 //! * [`overview`]: the host as a tree, from its graphics cards to its guests.
 //! * [`unknown`]: the fixes if the display of a device is not known.
 //! * [`offline`]: the node devices of a host, with the XML and capability of each.
+//! * [`inventory`]: all knowledge about a host's devices and types, as JSON for `gfxplane list`.
+//! * [`export`]: files for other programs, and measurements as rules for other hosts.
+//! * [`mdevctl_call`]: the arguments that mdevctl passes to its callouts and notifiers.
+//! * [`ovirt`]: the displays in the list of devices that vdsm sends to oVirt's engine.
 
 pub mod capability;
 pub mod export;

@@ -133,7 +133,8 @@ pub struct DeviceLine {
     pub driver: Option<String>,
     /// The display: `dmabuf`, `region` or both; otherwise only `none` or only `unknown`.
     pub display: Vec<String>,
-    /// The evidence for the display, in words.
+    /// The evidence for the display, in words. If the display of a device of this host is not
+    /// known: the reason, or the host's driver that has the device.
     pub known: String,
     /// The problems of the device itself.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -158,7 +159,7 @@ pub struct TypeLine {
     pub available_instances: Option<u32>,
     /// The display: `dmabuf`, `region` or both; otherwise only `none` or only `unknown`.
     pub display: Vec<String>,
-    /// The evidence for the display, in words.
+    /// The evidence for the display, in words: `measured`, `known by rule, not measured`.
     pub known: String,
 }
 
@@ -170,7 +171,7 @@ pub struct ParentLine {
     pub card: GpuEntry,
     /// True for a graphics card, false for any other parent.
     pub gpu: bool,
-    /// The names of vendor and device in pci.ids.
+    /// The names of vendor and device; `None` if pci.ids has none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
     /// The types of mediated devices that the card or parent offers.
@@ -201,7 +202,7 @@ pub struct Overview {
     pub format: u32,
     /// The kernel's release.
     pub kernel: String,
-    /// The level of the worst problem.
+    /// The level of the worst problem; [`Level::Info`] if there is none.
     pub worst: Level,
     /// The source of the list of guests.
     pub guests_from: GuestsFrom,
@@ -223,7 +224,8 @@ pub struct Overview {
 }
 
 impl Overview {
-    /// Returns the devices that running or paused guests have open, each with its guest's name.
+    /// Returns this host's devices that running or paused guests have open, each with its guest's
+    /// name.
     pub fn holders(&self) -> BTreeMap<DeviceId, String> {
         let devices = self.parents.iter().flat_map(|parent| &parent.devices);
         let holder = |line: &DeviceLine| {
@@ -255,7 +257,8 @@ pub struct Given<'g> {
     pub policy: &'g Policy,
     /// libvirt's URI, if the user gave it.
     pub connect: Option<&'g str>,
-    /// True to list every device.
+    /// True to leave nothing out (`--all`): unused virtual functions, parents without a display,
+    /// and hints are listed, too.
     pub all: bool,
 }
 

@@ -43,6 +43,7 @@ impl Around {
     }
 
     /// Returns whether a device's driver needs a KVM virtual machine, and the host lacks KVM.
+    /// Returns false if it is not known whether the host has KVM.
     #[must_use]
     pub fn lacks_kvm(&self, entry: &DeviceEntry) -> bool {
         let wants_vm = entry.require.iter().any(|hint| hint.name == "kvm")
@@ -89,7 +90,9 @@ impl Around {
         vec![fix]
     }
 
-    /// Returns the commands that free the IOMMU group of a device; empty if it has no group.
+    /// Returns the commands that take the members of a device's IOMMU group from their host
+    /// drivers; if none is seen to be in the way, one that lists the group. Empty if the device has
+    /// no group.
     fn freed(&self, entry: &DeviceEntry) -> Vec<String> {
         let Some(number) = entry.iommu_group else {
             return Vec::new();

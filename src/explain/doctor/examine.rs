@@ -257,7 +257,7 @@ fn script(root: &Root, path: &Path, is_ours: bool) -> Script {
 }
 
 /// Returns whether a path of the host leads to a file that some user may execute. Follows absolute
-/// links inside the root, as the host does, and at most 8 links.
+/// links inside the root, as the host does, and at most 7 links.
 fn is_executable(root: &Root, path: &Path) -> bool {
     const MOST_LINKS: usize = 8;
     let mut path = path.to_owned();
@@ -373,7 +373,8 @@ fn moment(
     }
 }
 
-/// Returns a property of a systemd unit; `None` if systemd does not run, or has no value for it.
+/// Asks this machine's systemd for a property of a unit; `None` if systemd does not run, or has no
+/// value for it.
 fn systemd(unit: &str, property: &str) -> Option<String> {
     if !Path::new("/run/systemd/system").is_dir() {
         return None;
@@ -390,7 +391,8 @@ fn systemd(unit: &str, property: &str) -> Option<String> {
 }
 
 /// Returns the state of libvirt's daemon `name`, found by its PID file (libvirt
-/// src/remote/remote_daemon.c, `pid_file`); `None` if the daemon does not run.
+/// src/remote/remote_daemon.c, `pid_file`); `None` if the daemon does not run. If `/proc` hides the
+/// daemon from this user, only its name is known, and it may have ended.
 fn daemon(root: &Root, name: &str, warnings: &mut Vec<Warning>) -> Option<Running> {
     let pid = read_text(&root.join("run").join(format!("{name}.pid")), warnings)?;
     let process = root.join("proc").join(pid.trim());

@@ -118,7 +118,9 @@ impl<'d, 'a> Edits<'_, 'd, 'a> {
         }
     }
 
-    /// Returns the prefix for QEMU's namespace with its colon, and whether the domain declares it.
+    /// Returns the prefix for elements in QEMU's namespace, with its colon, and whether it is
+    /// declared already. It is the prefix of the element `overrides`, if given, and may then be
+    /// empty.
     fn prefix(&self, overrides: Option<Element<'d, 'a>>) -> (String, bool) {
         if let Some(element) = overrides {
             return (prefix_of(element.name()), true);

@@ -15,7 +15,7 @@ use serde_json::Value;
 use crate::device::id::DeviceId;
 use crate::domain::Hostdev;
 
-/// The prefixes of a GPU's alias, after libvirt's `ua-`.
+/// The prefixes that KubeVirt gives a GPU's alias, after libvirt's `ua-`.
 const ALIASES: [&str; 2] = ["gpu-", "dra-gpu-"];
 
 /// The part of a VirtualMachineInstance that matters here: the names of the GPUs that have

@@ -48,10 +48,10 @@ pub enum Irreducible {
 /// Makes the domain for the trial, with this name and UUID. Only one part of `abilities` matters:
 /// the settings in qemu.conf for graphics without an address.
 ///
-/// The copy keeps type, architecture, machine, emulator, CPU mode and security labels; the vfio
-/// devices with display, ramfb, alias and rom; graphics with their types, GL, audio and the way in
-/// which they listen; video; and the parts of QEMU's namespace that concern these. Beside all other
-/// devices, the copy lacks:
+/// The copy keeps type, architecture, machine, ACPI, emulator, CPU mode, memory backing and
+/// security labels; the vfio devices with display, ramfb, alias and rom; graphics with their types,
+/// GL, audio and the way in which they listen; video; and the parts of QEMU's namespace that
+/// concern these. Beside all other devices, the copy lacks:
 ///
 /// * passwords, fixed ports and addresses: graphics on TCP listen on 127.0.0.1, on a port that
 ///   libvirt chooses; libvirt also chooses the paths of sockets;

@@ -15,7 +15,7 @@ pub(crate) enum Answers {
     Gone,
 }
 
-/// Returns the subject of a message.
+/// Returns the subject of a message: the domain, unless the message is about a device's state.
 ///
 /// Messages about devices in use: libvirt src/hypervisor/virhostdev.c ("… is in use by driver
 /// QEMU, domain …"); QEMU hw/vfio/container.c and iommufd.c, with the kernel's EBUSY.
@@ -102,7 +102,8 @@ pub fn words_of(printed: &str) -> String {
 ///
 /// `message` is the refusal; `None` if the domain starts. `plan` is the plan for the whole domain
 /// as it is; `None` if there was no prediction. `better` is the plan with all changes that the
-/// policy allows. `missing` are the left-out parts that may explain a wrong prediction.
+/// policy allows; if `None`, the changes of `plan` count. `missing` are the left-out parts that may
+/// explain a wrong prediction.
 pub fn explain(
     message: Option<&str>,
     plan: Option<&Plan>,

@@ -65,7 +65,8 @@ impl Writer {
         self.text.push_str(&format!(">{}</{name}>\n", escape(text)));
     }
 
-    /// Writes a copy of an element that has only the parts in `keep`.
+    /// Writes a copy of an element that has only the parts in `keep`. The element's text is a part
+    /// if `keep` lists neither attributes nor children.
     pub(super) fn copy(&mut self, element: Element<'_, '_>, keep: &Keep) {
         let values: Vec<(&str, String)> = keep
             .attributes

@@ -15,9 +15,9 @@ const NAMESPACE: &str = "feature.node.kubernetes.io";
 /// `MaxFeatureFileSize`).
 const MOST: usize = 65536;
 
-/// Returns a label `gfxplane.type.TYPE=region|dmabuf|dmabuf-region|none` for each type of this host
-/// whose display is known. Also returns a reason for each known type without a label. NFD drops the
-/// labels at `expiry`, in seconds since 1970.
+/// Returns the text of the file: a label `gfxplane.type.TYPE=region|dmabuf|dmabuf-region|none` for
+/// each type of this host whose display is known. Also returns a reason for each known type without
+/// a label. NFD drops the labels at `expiry`, in seconds since 1970.
 pub(crate) fn nfd(inventory: &Inventory, expiry: u64) -> (String, Vec<String>) {
     let mut text = format!("# +expiry-time={}\n", rfc3339(expiry));
     let (types, mut left_out) = displays_of_types(inventory);

@@ -30,7 +30,8 @@ pub struct Memory {
 /// Everything that is read from a host to make its inventory.
 #[derive(Debug, Clone)]
 pub struct Sources {
-    /// The devices in the host's sysfs.
+    /// The devices, parents and graphics cards in the host's sysfs, and the warnings of the
+    /// reading.
     pub host: Host,
     /// mdevctl's definitions of devices.
     pub definitions: Vec<Definition>,
@@ -122,8 +123,8 @@ impl Reading {
 
     /// Returns what is known about one device, whether it is active, defined or neither.
     ///
-    /// Reads the whole host only for a device that is defined, but not active: other devices may
-    /// be evidence about its type.
+    /// Reads the whole host only for a device that is defined, but not active: other devices may be
+    /// evidence about its type. The warnings of that reading are not added to `warnings`.
     pub fn known(&self, id: DeviceId, warnings: &mut Vec<Warning>) -> Known {
         let root = &self.root;
         let sources = self
@@ -158,8 +159,9 @@ impl Reading {
         }
     }
 
-    /// Returns whether mdevctl has a definition of the device. For an inactive device, call
-    /// [`Reading::known`] first, because it reads the definitions.
+    /// Returns whether mdevctl has a definition of the device. Call [`Reading::known`] first,
+    /// because it reads the definitions, but only for an inactive mdev: before that, the answer is
+    /// always false.
     pub(crate) fn is_defined(&self, id: DeviceId) -> bool {
         let DeviceId::Mdev(uuid) = id else {
             return false;

@@ -22,9 +22,10 @@ pub(super) fn is_bare(given: Given<'_>, entry: &DeviceEntry) -> bool {
     functions.any(|one| DeviceId::Pci(one.address) == entry.id && one.vgpu_type == Some(0))
 }
 
-/// Adds lines about the card itself and its virtual functions to the card's line. Omits those in
-/// `placed`, which already have a line as vfio devices. Adds the card only if a guest has it, and a
-/// virtual function if a guest has it or with `--all`.
+/// Adds lines about the card itself and its virtual functions to the card's line, and moves their
+/// guests out of `guests` into these lines. Omits the devices in `placed`, which already have a
+/// line as vfio devices. Adds the card only if a guest has it, and a virtual function if a guest
+/// has it or with `--all`.
 pub(super) fn functions(
     given: Given<'_>,
     gpu: &Gpu,

@@ -14,7 +14,8 @@ use crate::predict::{About, Outcome, Refusal, Shown};
 use crate::publish::inventory::State;
 
 /// Returns the entries of one domain, each with its device, and counts the domain in `summary`.
-/// Returns none for a domain that has no vfio devices, or has them only in QEMU's arguments.
+/// Returns none, and counts nothing, for a domain that QEMU does not run, that has no vfio devices,
+/// or that has them only in QEMU's arguments.
 pub(super) fn entries(
     given: Given<'_>,
     domain: &Defined,
@@ -54,8 +55,9 @@ pub(super) fn entries(
     below_devices(&seen, starts, summary)
 }
 
-/// Returns one entry for each device of a domain. If the domain's hostdevs name no device, returns
-/// one entry without a device.
+/// Returns one entry for each device of a domain, and counts dark screens in `summary`. If the
+/// domain's hostdevs name no device, returns one entry without a device. `starts` is the prediction
+/// for a start: `yes`, `no` or `doubt`.
 fn below_devices(
     seen: &Seen<'_>,
     starts: &'static str,
@@ -105,8 +107,9 @@ fn entry(domain: &Defined, starts: Option<&'static str>, problems: Vec<Problem>)
     }
 }
 
-/// Returns the entries of a domain whose XML can't be read: one for each device that the XML
-/// names. If the XML names none, returns one entry without a device.
+/// Returns the entries of a domain whose XML can't be read: one for each device that the XML names.
+/// If the XML names none, returns one entry without a device. Counts the domain in `summary`. `why`
+/// is the error.
 fn unreadable(
     domain: &Defined,
     why: &str,
@@ -142,7 +145,8 @@ struct Seen<'s> {
 
 impl Seen<'_> {
     /// Returns the problems of the domain, each by the device of `ids` that it is about. The key
-    /// `None` has the problems of the domain as a whole.
+    /// `None` has the problems of the domain as a whole. Leaves out hints, unless the user gave
+    /// `--all`.
     fn of_domain(&self, ids: &BTreeSet<DeviceId>) -> BTreeMap<Option<DeviceId>, Vec<Problem>> {
         let place = |about: &About| match about {
             About::Device(id) if ids.contains(id) => Some(*id),
@@ -213,7 +217,8 @@ impl Seen<'_> {
         fixes
     }
 
-    /// Returns the problems of one device's screen. Counts the screen in `summary` if it is dark.
+    /// Returns the problems of one device's screen; none if the domain is refused. Counts the
+    /// screen in `summary` if it is dark. `is_head` is true if the prediction has the screen.
     fn of_device(
         &self,
         vgpu: &Vgpu,
