@@ -21,7 +21,8 @@ use crate::host::{Root, callout, run};
 /// quarter of it.
 const MAX_SIZE: usize = 8192;
 
-/// The file of a device's answer, and the state of the answer's sources.
+/// The file in which a device's answer is kept, and the state of the files from which the answer is
+/// made.
 #[derive(Debug)]
 pub struct Place {
     directory: PathBuf,

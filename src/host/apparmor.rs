@@ -117,8 +117,8 @@ fn guests_rules(root: &Root) -> Option<String> {
     Some(rules)
 }
 
-/// Returns whether a profile has a rule to execute a program: `[owner] PATH PERMISSIONS,`
-/// (apparmor.d(5)).
+/// Returns whether a profile's text has a rule to execute a program: `[owner] PATH PERMISSIONS,`
+/// (apparmor.d(5)). Files that it includes don't count.
 pub(crate) fn may_execute(profile: &str, program: &str) -> bool {
     profile.lines().any(|line| {
         let line = line.split('#').next().unwrap_or_default();

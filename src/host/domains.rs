@@ -46,8 +46,8 @@ pub(crate) fn path(root: &Root, name: &str) -> PathBuf {
     root.join(DEFINITIONS).join(format!("{name}{ENDING}"))
 }
 
-/// Returns the domains that have a file, sorted by name. A file that can't be read gives a warning.
-/// Returns `None` if the directory of definitions does not exist or can't be read.
+/// Returns the domains that have a file, sorted by name. A file that can't be read gives a warning,
+/// and is left out. Returns `None` if the directory of definitions does not exist or can't be read.
 pub(crate) fn read(root: &Root, warnings: &mut Vec<Warning>) -> Option<Vec<DomainFile>> {
     let running = root.join(RUNNING);
     let is_seen = is_dir(&running);

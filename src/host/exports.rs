@@ -18,6 +18,7 @@ const MOST: usize = 16 << 20;
 pub const FRESH: Duration = Duration::from_secs(6 * 60 * 60);
 
 /// Writes the text of a format, if its content is new or the old file is at least [`FRESH`] old.
+/// Comments are no content.
 ///
 /// # Errors
 /// Any error of the file system; [`io::ErrorKind::InvalidData`] if the directory can't be trusted.

@@ -109,21 +109,21 @@ impl Entry {
         }
     }
 
-    /// Sets the entry's changes to those of a plan.
+    /// Sets the entry's changes to those of a plan, of which at most [`MOST`] fit.
     #[must_use]
     pub fn changes(mut self, changes: &[Change]) -> Self {
         self.changes = bounded(changes, Said::of);
         self
     }
 
-    /// Sets the entry's changes to these texts.
+    /// Sets the entry's changes to these texts, of which at most [`MOST`] fit.
     #[must_use]
     pub fn said(mut self, changes: &[String]) -> Self {
         self.changes = bounded(changes, |change| Said::words(change));
         self
     }
 
-    /// Sets the entry's reason.
+    /// Sets the entry's reason, cut to [`LONGEST`].
     #[must_use]
     pub fn because(mut self, reason: impl Into<String>) -> Self {
         self.reason = Some(plain_up_to(LONGEST, &reason.into()));

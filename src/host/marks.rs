@@ -25,7 +25,8 @@ fn path(root: &Root, id: DeviceId) -> PathBuf {
     directory(root).join(id.to_string())
 }
 
-/// Makes the mark of a device that is about to be created, and locks it.
+/// Makes the mark of a device that is about to be created, and locks it. Waits for the lock without
+/// a limit.
 ///
 /// # Errors
 /// Any error of the file system; [`io::ErrorKind::InvalidData`] if the directory exists but can't

@@ -139,9 +139,10 @@ fn is_ours(attr: &Value) -> bool {
         .is_some_and(|attr| !attr.is_empty() && attr.keys().all(|key| key.starts_with(PREFIX)))
 }
 
-/// Makes a libvirt that takes attributes only from definitions read a device's definition again:
-/// gives the parent's directory in `/etc/mdevctl.d`, which this libvirt watches, a new time.
-/// Returns `Ok(false)` if [`WRAPPER`] is not installed or mdevctl has no definition of the device.
+/// Makes libvirt read a device's definition again, for a libvirt that takes attributes only from
+/// definitions: gives the parent's directory in `/etc/mdevctl.d`, which libvirt watches, a new
+/// time. Returns `Ok(false)` if [`WRAPPER`] is not installed or mdevctl has no definition of the
+/// device.
 ///
 /// # Errors
 /// Any error of the file system.

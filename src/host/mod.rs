@@ -143,8 +143,9 @@ thread_local! {
     static SEEN: RefCell<Option<BTreeMap<PathBuf, Last>>> = const { RefCell::new(None) };
 }
 
-/// Runs `read`. Returns its value, and the paths at which it looked in this thread through this
-/// module, whether or not they exist. A recording of a host copies these paths and nothing else.
+/// Runs `read`. Returns its value, and the paths that this thread has noted meanwhile ([`saw`]),
+/// whether or not they exist. Some functions of this room note nothing, such as [`read_whole`]. A
+/// recording of a host copies these paths and nothing else.
 pub fn watched<T>(read: impl FnOnce() -> T) -> (T, BTreeMap<PathBuf, Last>) {
     let before = SEEN.replace(Some(BTreeMap::new()));
     let value = read();
@@ -223,7 +224,8 @@ pub fn leave_no_core() {
     let _ = nix::sys::prctl::set_dumpable(false);
 }
 
-/// Opens a regular file for reading. Does not wait for a FIFO or a device in the file's place.
+/// Opens a regular file for reading, also through a link. Does not wait for a FIFO or a device in
+/// the file's place.
 ///
 /// # Errors
 /// Any error of the file system; the path is no regular file.
@@ -304,7 +306,7 @@ fn or_ignored<T>(
 }
 
 /// Returns the names in a directory, sorted. Empty if there is no such directory or, with a
-/// warning, if it can't be listed.
+/// warning, if it can't be listed. A name that is not UTF-8 is left out, with a warning.
 pub(crate) fn read_names(path: &Path, warnings: &mut Vec<Warning>) -> Vec<String> {
     read_names_that(|_| true, path, warnings)
 }

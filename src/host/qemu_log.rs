@@ -17,7 +17,7 @@ use crate::host::{Root, run, udev};
 const TAIL: u64 = 1024 * 1024;
 
 /// Returns the end of a domain's log; `None` if the domain has no log. `directory` is where libvirt
-/// keeps the logs.
+/// keeps the logs. The first line may lack its beginning. Bytes that are not UTF-8 become U+FFFD.
 ///
 /// A guest's own process writes into the log through virtlogd. So the log must be a regular file
 /// without hard links, and no symbolic link. It must belong to root or to our user, and nobody else

@@ -103,10 +103,12 @@ pub fn leave(root: &Root, request: &Request) -> io::Result<()> {
 const VETO_HOLDS: Duration = Duration::from_secs(600);
 
 /// Returns at most one request for each domain, the vetoes first: a veto replaces the domain's
-/// ordinary request. Empty, with a warning, if they can't be read.
+/// ordinary request. Empty if there is no directory of requests or, with a warning, if it can't be
+/// read.
 ///
 /// The requests are removed, except for vetoes, which stay until [`forget_veto`] removes them or
 /// they are too old. Files with other names are removed with a warning. Links are not followed.
+/// Files beyond twice [`MAX_REQUESTS`] stay for the next call.
 pub fn take(root: &Root, warnings: &mut Vec<Warning>) -> Vec<Request> {
     let directory = directory(root);
     let trusted = run::trusted(root, &directory, None);

@@ -37,9 +37,10 @@ pub(super) const POLL: Duration = Duration::from_millis(5);
 /// The effect of writing a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Written {
-    /// The new record has other facts than the earlier one, or there was none.
+    /// The new record differs from the earlier one in its circumstances, its facts or the failed
+    /// step, or there was none.
     Changed,
-    /// The new record has the same facts as the earlier one.
+    /// The new record has the circumstances, the facts and the failed step of the earlier one.
     Same,
     /// The new record was dropped, because it does not supersede the earlier one
     /// ([`Record::supersedes`]).
@@ -110,8 +111,8 @@ pub fn read_type(root: &Root, type_id: &str, warnings: &mut Vec<Warning>) -> Opt
 /// published.
 ///
 /// # Errors
-/// Any error of the file system; also if `/run/gfxplane` exists but can't be trusted
-/// ([`io::ErrorKind::InvalidData`]).
+/// Any error of the file system; [`io::ErrorKind::InvalidData`] if `/run/gfxplane` exists but can't
+/// be trusted; [`io::ErrorKind::TimedOut`] if another writer does not finish.
 pub fn write_record(root: &Root, record: &Record, parent: Option<&str>) -> io::Result<Written> {
     let (directory, path) = match &record.qemu {
         Some(_) => (qemu_directory(root)?, qemu_path(root, record.device)),
@@ -218,8 +219,10 @@ fn read(root: &Root, path: &Path, warnings: &mut Vec<Warning>) -> Option<Record>
     or_ignored(record, path, warnings)
 }
 
-/// Replaces one directory of the tree as a whole, so that a reader sees the old one or the new one.
-/// Does nothing if the directory has these facts already, or if a name would lead out of the tree.
+/// Puts the tree of these facts into the directory `name` in `below`, a path of at least one part
+/// in `/run/gfxplane`. Replaces the directory as a whole, so that a reader sees the old one or the
+/// new one. Does nothing if the directory has these facts already, or if a name would lead out of
+/// the tree.
 fn publish(
     root: &Root,
     below: &[&str],
@@ -248,8 +251,8 @@ fn publish(
     swapped.and(removed)
 }
 
-/// Writes a directory of the tree at `new` and exchanges it with `target`, or moves it there if
-/// there is none.
+/// Writes a directory of the tree at `new` and exchanges it with `target`, so that the old one is
+/// then at `new`. If there is no `target`, moves the directory there.
 fn swap_in(new: &Path, target: &Path, facts: &Facts, method: Method) -> io::Result<()> {
     fs::create_dir(new)?;
     fs::set_permissions(new, Permissions::from_mode(0o755))?;

@@ -6,6 +6,7 @@
 //! and follow no link.
 //!
 //! * `domains/UUID.json`: how to undo a domain's changes, and whether the daemon leaves it alone;
+//!   a file that can't be read is renamed to `UUID.json.damaged` before a new one is written;
 //! * `log.jsonl` and, once the log has grown to 1 MiB, `log.jsonl.1`: the log;
 //! * `older.json`: the domains that existed before the package was installed.
 
@@ -218,7 +219,8 @@ impl State {
     }
 
     /// Forgets a domain that was undefined. If the daemon leaves the domain alone, forgets only the
-    /// changes that could be undone, because the domain may be defined again.
+    /// changes that could be undone, because the domain may be defined again. Removes a domain's
+    /// file that can't be read.
     ///
     /// # Errors
     /// [`NotRemembered::Io`]; the store is then as it was.

@@ -40,7 +40,8 @@ pub struct Host {
     pub kernel: String,
     /// The id of this boot; empty if it can't be read.
     pub boot_id: String,
-    /// The mediated devices, and the PCI devices bound to vfio drivers, sorted by id.
+    /// The mediated devices, the PCI devices bound to vfio drivers, and the virtual functions to
+    /// which NVIDIA's driver can give a vGPU type, sorted by id.
     pub devices: Vec<Device>,
     /// The devices that offer mdev types, sorted by name.
     pub parents: Vec<Parent>,
@@ -79,8 +80,8 @@ pub struct Device {
     pub cdev: Option<String>,
     /// The PCI device itself, or the parent of an mdev if that is a PCI device.
     pub pci: Option<Pci>,
-    /// For an mdev: the parent's driver. Without a driver it is the parent's bus or class, as in
-    /// the kernel's `dev_driver_string`, and the first part of the type id.
+    /// For an mdev: the parent's driver or, without one, the parent's bus or class, as in the
+    /// kernel's `dev_driver_string`. It is the first part of the type id.
     pub parent_driver: Option<String>,
     /// The render node of the GPU behind the device, as a path in `/dev/dri`.
     pub render_node: Option<String>,

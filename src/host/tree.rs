@@ -15,9 +15,10 @@ use crate::device::evidence::Method;
 use crate::device::facts::{Display, DisplayInterface, Facts};
 use crate::host::{Warning, read_text};
 
-/// Reads `gfx_plane/{dmabuf,region}`, whose values are `Y`, `N`, `1` or `0`, as in other files of
-/// sysfs. Returns `None` if neither attribute can be read. If only one of them is missing, it
-/// counts as no.
+/// Reads `gfx_plane/{dmabuf,region}` in `device`, the tree's `vfio-pci/device`. Their values are
+/// `Y`, `N`, `1` or `0`, as in other files of sysfs; any other value is ignored, with a warning.
+/// Returns `None` if neither attribute can be read. If only one of them is missing, it counts as
+/// no.
 pub(crate) fn read_gfx_plane(device: &Path, warnings: &mut Vec<Warning>) -> Option<Display> {
     let mut read = |name: &str| {
         let path = device.join("gfx_plane").join(name);
@@ -41,6 +42,7 @@ pub(crate) fn read_gfx_plane(device: &Path, warnings: &mut Vec<Warning>) -> Opti
 }
 
 /// Writes the tree of these facts into a directory: `vfio-pci/device`, and the file `evidence`.
+/// Removes no files that are there.
 ///
 /// `gfx_plane` is left out if the display is unknown; `irqs` and `regions` are left out if the
 /// device was not probed. Counts are decimal; flags, offsets and sizes are hexadecimal.

@@ -18,15 +18,16 @@ pub struct Context {
     pub root: Root,
     /// libvirt's URI; `None` for this machine's system libvirt.
     pub connect: Option<String>,
-    /// True to suppress warnings.
+    /// True to suppress warnings and other messages, but not errors.
     pub quiet: bool,
     /// The connection to libvirt.
     pub libvirt: Arc<dyn Libvirt>,
 }
 
-/// Returns the width of an output in columns, from `COLUMNS`, from the terminal, or else 80.
+/// Returns the width of an output in columns, from `COLUMNS`, from the terminal, or else 80; at
+/// least 20.
 pub(crate) fn columns(output: impl AsFd) -> usize {
-    /// The width of an output that is no terminal.
+    /// The width of an output that is no terminal, without `COLUMNS`.
     const USUAL: usize = 80;
     /// The smallest width. With fewer columns, each word would have a line of its own.
     const LEAST: usize = 20;
@@ -40,8 +41,9 @@ pub(crate) fn columns(output: impl AsFd) -> usize {
     columns.unwrap_or(USUAL).max(LEAST)
 }
 
-/// Writes a message to stderr. Wraps it on a terminal, unless it contains a fix, which must stay
-/// whole to be pasted. Elsewhere, a message is one line.
+/// Writes a message to stderr, after `gfxplane: ` and without control characters. Wraps it on a
+/// terminal, unless it contains a fix, which must stay whole to be pasted. Elsewhere, a message is
+/// one line.
 pub(crate) fn say(text: &str) {
     let mut text = format!("gfxplane: {}", in_words(text));
     if io::stderr().is_terminal() && !text.contains(" fix: ") {
@@ -80,7 +82,7 @@ impl Context {
         rest.is_some_and(|(_, rest)| !rest.is_empty() && !rest.starts_with(['/', '?']))
     }
 
-    /// Returns an error if libvirt is on another host.
+    /// Returns [`Failure::Environment`] if libvirt is on another host.
     pub(crate) fn refuse_remote(&self) -> Result<(), Failure> {
         let problem = "this libvirt is on another host, whose devices and logs can't be seen from here: run gfxplane there";
         match self.is_remote() {
@@ -89,7 +91,7 @@ impl Context {
         }
     }
 
-    /// Returns an error with the text `why` if the host is a recorded one.
+    /// Returns [`Failure::Usage`] with the text `why` if the host is a recorded one.
     pub(crate) fn refuse_recorded(&self, why: &str) -> Result<(), Failure> {
         match self.root.is_recorded() {
             true => Err(Failure::Usage(why.into())),
@@ -98,7 +100,8 @@ impl Context {
     }
 
     /// Asks libvirt for the domain capabilities of an emulator on this machine
-    /// ([`crate::host::emulator::AskLibvirt`]). Returns `None` if libvirt is on another host.
+    /// ([`crate::host::emulator::AskLibvirt`]). Returns `None` if libvirt is on another host, or if
+    /// this program has no libvirt.
     ///
     /// `named_here` is true if libvirt, the host or the user named the emulator. If only a file
     /// named it, libvirt does not get its path, and answers for libvirt's own emulator.

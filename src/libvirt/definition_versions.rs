@@ -74,7 +74,7 @@ pub(crate) enum Version {
     Undefined,
 }
 
-/// What our definition has replaced.
+/// What was in place when our definition replaced it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Replaced {
     /// The definition that we had read.
@@ -88,8 +88,8 @@ pub(crate) enum Replaced {
 }
 
 impl Versions {
-    /// Prepares to watch the `directory` where libvirt keeps the definitions. It need not exist,
-    /// because the watching begins with [`Self::watch`].
+    /// Prepares to watch the `directory` where libvirt keeps the definitions, and starts the
+    /// thread. The directory need not exist, because the watching begins with [`Self::watch`].
     ///
     /// # Errors
     /// The user has too many inotify instances.
@@ -105,7 +105,8 @@ impl Versions {
         Ok(Versions { reader, steps })
     }
 
-    /// Watches the definition of the domain `name` until [`Watched::end`].
+    /// Watches the definition of the domain `name` until [`Watched::end`]. There can be only one
+    /// watch at a time.
     ///
     /// # Errors
     /// The directory does not exist, or the user has too many watches.
@@ -131,7 +132,8 @@ impl Versions {
 
 impl Watched<'_> {
     /// Ends the watch. Returns the changes since it began, the oldest first, with a
-    /// [`Version::Missed`] in place of any missing events.
+    /// [`Version::Missed`] in place of any missing events. Waits for the thread, at most 10 s for
+    /// each event.
     #[must_use]
     pub(crate) fn end(self) -> Vec<Version> {
         // The end of the watch is reported after all events before it.
@@ -192,8 +194,9 @@ fn body(text: &str) -> &str {
 
 /// Finds our definition among the versions that were `seen`. Returns what it has replaced, and our
 /// definition as libvirt wrote it (`None` if it was not caught). `expected` is the definition that
-/// we had read. `wanted` is the definition that we made, to which libvirt may have added. If `seen`
-/// contains no definition, ours has replaced the expected one.
+/// we had read; ours has replaced it if nothing earlier was seen. `wanted` is the definition that
+/// we made, to which libvirt may have added: ours is the nearest text or, without texts, the last
+/// version that was missed.
 pub(crate) fn replaced(
     seen: &[Version],
     expected: &str,
@@ -237,8 +240,9 @@ fn surplus<'t>(one: &'t str, other: &'t str) -> HashMap<&'t str, i64> {
     tags
 }
 
-/// Returns the number of tags in which two definitions differ. The version nearest to the
-/// definition that we made is ours: a version of somebody else lacks our changes or has others.
+/// Returns the number of tags that only one of two definitions has; a changed tag counts twice. The
+/// version nearest to the definition that we made is ours: a version of somebody else lacks our
+/// changes or has others.
 pub(crate) fn distance(one: &str, other: &str) -> u64 {
     let tags = surplus(one, other);
     tags.values().map(|count| count.unsigned_abs()).sum()

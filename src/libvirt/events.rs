@@ -14,8 +14,8 @@ use virt::{event, sys};
 
 use super::{Event, Happened, Sink};
 
-/// Starts the thread that receives events, once for the process. Connections that were opened
-/// before get no events.
+/// Starts the thread that receives events, once for the process; later calls return the first
+/// call's result. Connections that were opened before get no events.
 pub(super) fn start_loop() -> Result<(), Error> {
     static STARTED: OnceLock<Result<(), Error>> = OnceLock::new();
     STARTED
@@ -43,7 +43,8 @@ pub(super) struct Reports {
 }
 
 impl Reports {
-    /// Registers `sink` for each event of the connection's domains, and for the connection's end.
+    /// Registers `sink` for the events of the connection's domains ([`Happened`]), and for the
+    /// connection's end. [`start_loop`] must come before the connection is opened.
     pub(super) fn new(connection: &Connect, sink: &Sink) -> Result<Self, Error> {
         let mut reports = Self::of_end(connection, sink.clone())?;
         // SAFETY: each callback has the signature that libvirt's documentation gives for its event;
@@ -59,7 +60,8 @@ impl Reports {
         Ok(reports)
     }
 
-    /// Registers `sink` only for the connection's end.
+    /// Registers `sink` only for the connection's end. [`start_loop`] must come first, as for
+    /// [`Self::new`].
     pub(super) fn of_end(connection: &Connect, sink: Sink) -> Result<Self, Error> {
         let mut reports = Reports {
             connection: connection.clone(),

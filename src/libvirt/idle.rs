@@ -69,8 +69,8 @@ pub(crate) fn are_there(root: &Root, devices: &[DeviceId]) -> Result<(), NotTrie
 /// Checks that no active domain has one of these devices.
 ///
 /// # Errors
-/// [`NotTried::Ours`]: a trial copy has one. [`NotTried::Device`]: another domain has one. The
-/// error names the device and the domain.
+/// [`NotTried::Ours`]: a trial copy has one. [`NotTried::Device`]: only other domains have one. The
+/// error names all such devices and domains.
 pub(crate) fn are_unused(users: &[User], devices: &[DeviceId]) -> Result<(), NotTried> {
     let (mut problems, mut are_ours) = (Vec::new(), false);
     for user in users {
@@ -94,7 +94,8 @@ pub(crate) fn are_unused(users: &[User], devices: &[DeviceId]) -> Result<(), Not
     }
 }
 
-/// The lock `lock/ID.verify` of a device, which keeps other runs from trying with this device.
+/// The lock `lock/ID.verify` of a device, which keeps other runs from trying with this device. Its
+/// file is removed when this value is dropped.
 #[derive(Debug)]
 pub(crate) struct Hold {
     path: PathBuf,
@@ -117,7 +118,7 @@ pub(crate) fn start_comes<'r>(root: &'r Root, devices: &[DeviceId]) -> impl Fn()
 }
 
 /// Waits until no probe of ours has one of the devices open, at most until `limit`, and takes the
-/// devices' locks against other runs.
+/// [`Hold`] of each device. Does not wait for the hold of another run.
 ///
 /// For a user without access to `/run/gfxplane/lock`, takes no lock: libvirt may let them start
 /// domains all the same, and itself checks whether devices are in use.
@@ -145,8 +146,8 @@ pub(crate) fn hold(
     Ok(held)
 }
 
-/// Takes the lock of one device. The inner error names who of ours has the device: a probe or a
-/// run.
+/// Waits until no probe of ours has the device open, at most until `limit`, and takes the device's
+/// [`Hold`]. The inner error says what has the device: a probe, or another `gfxplane verify`.
 fn hold_one(root: &Root, id: DeviceId, limit: Instant) -> io::Result<Result<Hold, &'static str>> {
     if !wait_until_free(root, id, limit)? {
         let prober = "still being probed: its driver may hang; try again, or set --deadline";

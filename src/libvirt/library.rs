@@ -35,7 +35,8 @@ pub struct ByLibrary {
 }
 
 impl ByLibrary {
-    /// Makes a connection to this URI; `None` means the system's libvirt. Opens nothing yet.
+    /// Makes a connection to this URI; `None` means the system's libvirt. Opens nothing yet. Keeps
+    /// libvirt's library from printing errors in this process.
     pub fn new(uri: Option<&str>) -> Self {
         // libvirt itself prints every error to stderr, so each would appear twice.
         virt::error::clear_error_callback();
@@ -50,7 +51,7 @@ impl ByLibrary {
         self.connected(Connect::open, fix)
     }
 
-    /// Opens a read-only connection, unless one is open. `fix` is the advice for the user if
+    /// Returns the open connection, or opens a read-only one. `fix` is the advice for the user if
     /// libvirt does not answer; empty for none.
     fn read_only(&self, fix: &str) -> Result<Connect, Failure> {
         self.connected(Connect::open_read_only, fix)
@@ -373,7 +374,8 @@ fn unchanged(
 }
 
 /// Makes the result of a change from the result of libvirt's call. `since` is the time from
-/// [`unchanged`]. `refusal` is the message's beginning if libvirt refused the definition.
+/// [`unchanged`]. `refusal` is the message's beginning if libvirt refused the definition. If the
+/// domain is gone, the result is [`Replaced::Changed`].
 fn replaced(
     changed: Result<(), virt::error::Error>,
     since: Instant,
@@ -437,8 +439,8 @@ fn destroy(domain: &Domain) -> Result<(), Failure> {
     }
 }
 
-/// Returns whether libvirt refused a definition. An error of another kind may not come again: a
-/// libvirt that ends meanwhile reports its own end, in several ways.
+/// Returns whether an error means that libvirt refused the definition. Any other error may be
+/// temporary: a libvirt that ends meanwhile reports its own end, in several ways.
 fn is_about_the_definition(error: &virt::error::Error) -> bool {
     let numbers = [
         ErrorNumber::ConfigUnsupported,

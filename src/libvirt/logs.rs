@@ -4,7 +4,7 @@
 //! those of a trial copy: the user has read QEMU's message, and nobody knows the copy's name. A run
 //! removes the files of its own copy, and those left by killed runs. It removes a file only if the
 //! file's name belongs to a trial copy ([`crate::plan::trial::name`]), and if it is a regular file
-//! of our user.
+//! of our user. It finds a profile by the copy's log, so a profile without a log stays.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -68,7 +68,7 @@ impl Logs {
 
 /// Returns the directory where the libvirt at `uri` keeps the logs of its domains
 /// (src/qemu/qemu_conf.c, `virQEMUDriverConfigNew`: logDir). `None` for a session's libvirt if
-/// there is no home directory.
+/// neither `XDG_CACHE_HOME` nor `HOME` is set. Only the system's directory is below `root`.
 pub(crate) fn directory(root: &Root, uri: Option<&str>) -> Option<PathBuf> {
     let is_session = uri.is_some_and(|uri| uri.contains("/session"));
     if !is_session {
@@ -79,7 +79,8 @@ pub(crate) fn directory(root: &Root, uri: Option<&str>) -> Option<PathBuf> {
 }
 
 /// Returns a directory of our user's: the value of this environment variable, or else `usual` in
-/// the home directory (XDG Base Directory Specification). `None` without either.
+/// the home directory (XDG Base Directory Specification). `None` if neither this variable nor
+/// `HOME` is set.
 pub(crate) fn users_directory(variable: &str, usual: &str) -> Option<PathBuf> {
     let named = std::env::var_os(variable).filter(|path| !path.is_empty());
     let home = || Some(PathBuf::from(std::env::var_os("HOME")?).join(usual));

@@ -32,7 +32,7 @@ pub struct Definition {
     pub uuid: String,
     /// The definition's XML.
     pub xml: String,
-    /// True if the domain runs.
+    /// True if the domain is active: it runs or is paused.
     pub is_active: bool,
 }
 
@@ -48,7 +48,7 @@ pub struct User {
 /// Whether libvirt and QEMU accept a domain.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Start {
-    /// They accept it.
+    /// libvirt and QEMU accept the domain.
     Starts,
     /// libvirt or QEMU refuses the domain with this message.
     Refused(String),
@@ -115,7 +115,8 @@ pub enum Replaced {
         /// time was overwritten as well ([`definition_versions`]).
         window: Duration,
     },
-    /// Nothing was done, because the definition is no longer the one that was read.
+    /// Nothing was done, because the definition is no longer the one that was read, or there is
+    /// none any more.
     Changed,
 }
 
@@ -167,7 +168,8 @@ pub trait Libvirt: fmt::Debug + Send + Sync {
         Without::missing(NEEDED)
     }
 
-    /// Replaces a definition or a part of it, if the definition is still `before`.
+    /// Replaces a definition or a part of it, if the definition is still `before`, which must have
+    /// been read with its passwords. Otherwise returns [`Replaced::Changed`].
     ///
     /// # Errors
     /// libvirt refuses the new definition. The definition then stays as it was.
@@ -175,8 +177,9 @@ pub trait Libvirt: fmt::Debug + Send + Sync {
         Without::missing(NEEDED)
     }
 
-    /// Undefines a domain if its definition is still this one. Removes nothing else of the domain:
-    /// neither its NVRAM, nor its TPM's state, nor its disks.
+    /// Undefines a domain if its definition, with its passwords, is still this one; otherwise
+    /// returns [`Replaced::Changed`]. Removes nothing else of the domain: neither its NVRAM, nor
+    /// its TPM's state (a libvirt before 8.9 may remove that), nor its disks.
     ///
     /// # Errors
     /// libvirt refuses. The domain then stays as it was.
@@ -201,7 +204,8 @@ pub trait Libvirt: fmt::Debug + Send + Sync {
         Ok(None)
     }
 
-    /// Returns whether a domain runs or is paused. A domain that is being started does not run yet.
+    /// Returns whether a domain runs or is paused. Returns `false` for a domain that is being
+    /// started or shut down.
     ///
     /// # Errors
     /// There is no such domain.
@@ -312,7 +316,8 @@ pub trait Libvirt: fmt::Debug + Send + Sync {
 /// What a user whose program lacks libvirt can do.
 const NEEDED: &str = "install one that has it";
 
-/// Replaces a definition that the caller has just read.
+/// Replaces a definition that the caller has just read with its passwords. libvirt checks `xml`
+/// against its schema.
 ///
 /// # Errors
 /// The errors of [`Libvirt::define`]; somebody else has changed the definition meanwhile.

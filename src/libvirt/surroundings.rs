@@ -35,7 +35,7 @@ impl<'c> HostSurroundings<'c> {
     /// file. `qemu` and `libvirt` are versions to assume instead of this host's.
     ///
     /// # Errors
-    /// libvirt is on another host, about which nothing is known here.
+    /// libvirt is on another host, and the context has no recording of that host.
     pub(crate) fn new(
         context: &'c Context,
         is_libvirts: bool,
@@ -57,6 +57,8 @@ impl<'c> HostSurroundings<'c> {
     }
 
     /// Makes the surroundings for a domain of this host's libvirt, with this host's versions.
+    /// Unlike [`Self::new`], does not ask whether the host has KVM, and does not check that libvirt
+    /// is on this host.
     pub(crate) fn as_it_is(context: &'c Context) -> Self {
         HostSurroundings {
             context,
@@ -74,12 +76,14 @@ impl<'c> HostSurroundings<'c> {
         self.context
     }
 
-    /// Returns the host's policy.
+    /// Reads the host's policy from the settings.
     pub(crate) fn policy(&self) -> Policy {
         settings::config(&self.context.root, &mut self.warnings.borrow_mut()).policy
     }
 
     /// Returns whether mdevctl has a definition of a device, so that the device can be started.
+    /// Call [`Surroundings::known`] for an inactive device first: before that, this returns
+    /// `false`.
     pub(crate) fn is_defined(&self, device: DeviceId) -> bool {
         self.reading.is_defined(device)
     }
@@ -89,7 +93,7 @@ impl<'c> HostSurroundings<'c> {
         self.warnings.take()
     }
 
-    /// Writes the warnings to stderr.
+    /// Writes the warnings since the last call to stderr, unless the user has suppressed them.
     pub(crate) fn warn(&self) {
         self.context.warn(&self.warnings());
     }

@@ -159,10 +159,11 @@ pub(crate) struct Question<'c> {
 }
 
 impl<'c> Question<'c> {
-    /// Asks about a domain of this machine's libvirt. `text` is its XML.
+    /// Makes the question about a domain of the context's libvirt, and starts nothing yet. `text`
+    /// is the domain's XML; `surroundings` are its devices and what the host can do.
     ///
     /// # Errors
-    /// [`Irreducible`] if the XML contains nothing that could be started.
+    /// [`Irreducible`] if the XML can't be read, or QEMU does not run the domain.
     pub(crate) fn new(
         context: &'c Context,
         text: &str,
@@ -199,8 +200,8 @@ impl<'c> Question<'c> {
         Build::of(&self.context.root, &self.emulator, libvirt)
     }
 
-    /// Returns the answer if it needs no trial, or else `None`. Adds warnings about files that were
-    /// ignored.
+    /// Returns the answer if it needs no trial, or else `None`. A session's libvirt, and a script
+    /// as the emulator, always need one. Adds warnings about files that were ignored.
     pub(crate) fn known(&self, warnings: &mut Vec<Warning>) -> Option<Seen> {
         let shape = self.shape.as_ref()?;
         if let Some(measured) = measured(shape, &self.abilities) {
@@ -215,7 +216,8 @@ impl<'c> Question<'c> {
         Some(Seen::new(source, earlier.message))
     }
 
-    /// Tries the domain with `libvirt`, and keeps the result for this build of QEMU.
+    /// Tries the domain with `libvirt`, until `limit` at most. Keeps the result for this build of
+    /// QEMU, if our user may write it and [`Self::known`] could use it.
     pub(crate) fn try_it(&self, libvirt: &dyn Libvirt, limit: Instant) -> Result<Seen, NotTried> {
         let matters = self.reduced.left_out.iter().find(|left| left.matters);
         if let Some(left) = matters {
@@ -273,8 +275,10 @@ pub(crate) struct SmallCopy<'d> {
 }
 
 impl SmallCopy<'_> {
-    /// Starts the copy with libvirt, and removes everything that it leaves behind. Calls `may` just
-    /// before the start, when nobody uses the devices; an error of `may` stops the trial.
+    /// Starts the copy with libvirt, until `limit` at most, and removes its log and AppArmor
+    /// profile, and those that killed runs have left. Calls `may` just before the start, when
+    /// nobody uses the devices; an error of `may` prevents the start. After a failed start, calls
+    /// `may` again, whose error then replaces the failure.
     pub(crate) fn start_by(
         &self,
         libvirt: &dyn Libvirt,

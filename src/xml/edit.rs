@@ -18,7 +18,7 @@ use super::escape::{escape_text, escape_value, only_ascii};
 use super::wellformed::{XML_SPACE, events, is_space};
 use super::{Document, Element, Node};
 
-/// One change to a document. Only [`Document::apply`] of this document can make it.
+/// One change to a document, which [`Document::apply`] of the same document makes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[must_use]
 pub struct Edit {
@@ -37,7 +37,8 @@ enum Change {
     Insert(Vec<String>, String),
 }
 
-/// The edits that can be made to an element.
+/// The edits that can be made to an element. Values and texts are escaped; a character that XML
+/// does not allow becomes U+FFFD.
 ///
 /// XML to insert (`xml`) is not checked, so it must be well-formed. Write it without indentation,
 /// with two spaces for each level below the top one, and without a final line ending. The edit adds
@@ -65,7 +66,8 @@ impl Element<'_, '_> {
         self.edit(Change::Attribute(name.into(), None))
     }
 
-    /// Replaces the content by this text. Does nothing if the content is this text already.
+    /// Replaces the whole content, including any elements and comments, by this text. Does nothing
+    /// if [`Element::text`] is this text already.
     pub fn set_text(&self, text: &str) -> Edit {
         self.edit(Change::Text(text.into()))
     }
@@ -138,7 +140,8 @@ impl Document<'_> {
         })
     }
 
-    /// Returns the range of bytes that is removed together with an element.
+    /// Returns the byte range that [`Element::remove`] removes: the element `index` and white space
+    /// before it.
     fn removal(&self, index: usize) -> Range<usize> {
         let span = self.nodes[index].span.range();
         let before = &self.text[..span.start];
@@ -260,7 +263,8 @@ impl<'a> Changes<'_, 'a> {
         }
     }
 
-    /// Changes an element's content. Returns whether this replaces the elements in the content.
+    /// Makes those of an element's `edits` that change its content. Returns true if a text replaced
+    /// the whole content, so that edits of elements in it must be dropped.
     fn content(&mut self, index: usize, edits: &[&Edit]) -> bool {
         let document = self.document;
         let element = document.element(index);

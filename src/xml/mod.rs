@@ -8,7 +8,7 @@
 //! undeclared prefix is no error, and stays part of the name. But the room refuses, with line and
 //! column: a DOCTYPE (libvirt never writes one, and nested entities could expand without limit),
 //! elements nested deeper than [`MAX_DEPTH`], more than [`MAX_SIZE`] bytes, and any encoding but
-//! UTF-8 ([`from_bytes`]).
+//! UTF-8 ([`from_bytes`]) and its subset US-ASCII.
 //!
 //! An edit does not preserve the space before the `/>` of an element that gets content.
 
@@ -88,7 +88,8 @@ struct Node {
     content: Span,
     /// The index of the parent. The root's is the root itself.
     parent: u32,
-    /// The index of the first element that begins after this one's end.
+    /// The index of the first element that begins after this one's end; the number of elements if
+    /// none does.
     next: u32,
     namespace: Namespace,
 }
@@ -233,7 +234,7 @@ impl<'d, 'a> Element<'d, 'a> {
         attributes.map(|attribute| attribute.value)
     }
 
-    /// Returns the byte range between the element's tags.
+    /// Returns the byte range between the element's tags; for `<x/>`, an empty range after it.
     pub(crate) fn content(&self) -> Range<usize> {
         self.node().content.range()
     }
@@ -262,7 +263,8 @@ impl<'d, 'a> Element<'d, 'a> {
         Some(Cow::Owned(result))
     }
 
-    /// Returns whether the element contains a comment, at any depth.
+    /// Returns whether the element contains a comment, at any depth. A `<!--` in a CDATA section
+    /// counts, too.
     pub(crate) fn has_comment(&self) -> bool {
         self.document.text[self.node().content.range()].contains("<!--")
     }

@@ -195,8 +195,9 @@ impl Builder<'_> {
         Ok(())
     }
 
-    /// Checks one token, and adds its element to the document. `is_first` is true if nothing
-    /// precedes the token.
+    /// Checks one token, whose byte range is `span`. A start tag adds an element to the document,
+    /// and an end tag completes it. `is_first` is true if nothing but a byte order mark precedes
+    /// the token.
     fn token(
         &mut self,
         event: &Event<'_>,
@@ -505,8 +506,8 @@ fn reference(text: &str, at: usize, reference: &str) -> Result<(), XmlError> {
     refuse(text, at, problem)
 }
 
-/// Returns the attributes of a tag after checking them. `tag` is the range from the end of the
-/// tag's name to the characters that close it.
+/// Returns the attributes of a tag, and checks each. `tag` is the range from the end of the tag's
+/// name to the characters that close it. Nothing after the first error can be relied on.
 fn checked_attributes(
     text: &str,
     tag: Range<usize>,

@@ -19,7 +19,8 @@ use crate::predict::abilities::Abilities;
 
 pub(super) const CACHE: &str = "var/cache/gfxplane";
 
-/// Returns the paths of the emulators in the cache, sorted.
+/// Returns the paths of the emulators in the cache, sorted, whether or not the emulators still
+/// exist. A file that can't be used is ignored with a warning.
 pub fn known(root: &Root, warnings: &mut Vec<Warning>) -> Vec<PathBuf> {
     let directory = root.join(CACHE).join("qemu");
     let names = read_names(&directory, warnings);

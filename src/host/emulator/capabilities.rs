@@ -12,8 +12,8 @@ use crate::xml::Document;
 /// built with them, whether or not their modules are installed.
 ///
 /// # Errors
-/// `xml` is no `<domainCapabilities>`, or describes another emulator, libvirt's own. libvirt is not
-/// asked about an `emulator` that only a file names, because it would run that program.
+/// `xml` is no `<domainCapabilities>`, or describes another emulator. It describes libvirt's own if
+/// only a file names `emulator`: libvirt would run that program, so it was not asked about it.
 pub(super) fn graphics(
     xml: &str,
     root: &Root,

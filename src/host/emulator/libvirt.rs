@@ -130,8 +130,8 @@ fn version_of_library(name: &str) -> Option<Version> {
 }
 
 /// Sets the abilities that depend on `qemu.conf`: where SPICE and VNC listen, TLS, and guests' own
-/// `/dev`. A missing setting has libvirt's default. Sets nothing if `qemu.conf` can't be read, as
-/// on Debian by users other than root.
+/// `/dev`. A missing setting has libvirt's default; one that can't be understood stays unknown.
+/// Sets nothing if `qemu.conf` can't be read, as on Debian by users other than root.
 pub(super) fn listens(root: &Root, abilities: &mut Abilities, warnings: &mut Vec<Warning>) {
     let Some(text) = conf(root, warnings) else {
         return;
@@ -201,8 +201,8 @@ pub(super) fn render_nodes(root: &Root) -> Option<RenderNodes> {
     }
 }
 
-/// Returns the text of `qemu.conf`, empty if there is none; `None` if it can't be read, as on
-/// Debian by users other than root.
+/// Returns the text of `qemu.conf`, empty if there is none; `None` if it can't be read. Warns then,
+/// unless this user may not read it, like users other than root on Debian.
 fn conf(root: &Root, warnings: &mut Vec<Warning>) -> Option<String> {
     let path = root.join("etc/libvirt/qemu.conf");
     let forbidden = |error: io::Error| error.kind() == io::ErrorKind::PermissionDenied;

@@ -96,8 +96,9 @@ pub fn kind(root: &Root, emulator: &Path) -> Kind {
     }
 }
 
-/// Returns the abilities of this QEMU and the host's libvirt. `emulator` is its path on the host,
-/// as a domain names it.
+/// Returns the abilities of this QEMU and the host's libvirt. `emulator` is QEMU's path on the
+/// host, as a domain names it. What can't be found out stays unknown. [`Abilities::kvm`] is left to
+/// the caller.
 ///
 /// For a recorded host, reads only its files, and does not compare the cache with the emulator.
 pub fn abilities(
@@ -116,8 +117,9 @@ pub fn abilities(
 }
 
 /// Writes the known abilities of an emulator, of libvirt and of qemu.conf into the directory of a
-/// recorded host, for [`abilities`] to read there. Returns the paths of the files. Masks this
-/// machine's own addresses: it only matters whether other hosts can reach them.
+/// recorded host, for [`abilities`] to read there. `root` is that host; its older files are
+/// overwritten. Returns the paths of the files. Masks this machine's own addresses: it only matters
+/// whether other hosts can reach them.
 ///
 /// # Errors
 /// Any error of the file system.
@@ -248,7 +250,8 @@ fn of_qemu(
     abilities
 }
 
-/// Joins the facts in QEMU's files with the types of graphics that libvirt accepts.
+/// Joins the facts in QEMU's files with the types of graphics that libvirt accepts. The frontends
+/// are unknown unless both are known.
 fn together(told: Told, graphics: Option<BTreeSet<String>>) -> Abilities {
     let frontends = graphics.zip(told.missing).map(|(mut frontends, missing)| {
         // libvirt has no graphics of type gtk, but a -display that the user adds may name it.

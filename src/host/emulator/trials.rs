@@ -78,7 +78,8 @@ impl<'r> Build<'r> {
     }
 
     /// Keeps an outcome, and drops any earlier outcome of this shape. `message` is from the program
-    /// that refused the domain; `None` if the domain started.
+    /// that refused the domain; `None` if the domain started. A long message is cut. Fails if this
+    /// user may not write to the cache.
     pub(crate) fn keep(&self, shape: &str, message: Option<&str>) -> std::io::Result<()> {
         let mut trials = self.read(&mut Vec::new());
         trials.retain(|trial| trial.shape != shape);

@@ -14,7 +14,7 @@ use super::{BASE, POLL};
 use crate::device::id::DeviceId;
 use crate::host::{Root, is_absent};
 
-/// The lock of a file. Whoever opens a device takes its lock first, and holds the lock until the
+/// The lock of a file. Whoever opens a device takes the device's lock first, and holds it until the
 /// device is closed.
 ///
 /// It is an flock(2) that nobody unlocks. It ends when its last file descriptor is closed, so a
@@ -39,8 +39,9 @@ impl Lock {
         Self::of_file(&lock_path(root, id), None)
     }
 
-    /// Takes the daemon's lock, which only one process on a host can have. If another process has
-    /// it, returns `Ok(Err(…))` with the id that this process has written, which may be empty.
+    /// Takes the daemon's lock, which only one process on a host can have, and writes our process's
+    /// id into its file. If another process has the lock, returns `Ok(Err(…))` with the id in the
+    /// file, which may be empty.
     pub(crate) fn of_daemon(root: &Root) -> io::Result<Result<Self, String>> {
         let path = directory(root, "lock", 0o700)?.join("daemon");
         match Self::of_file(&path, Instant::now()) {
@@ -70,9 +71,9 @@ impl Lock {
     }
 
     /// Takes the lock of a file, and waits for it; fails with [`io::ErrorKind::TimedOut`] at
-    /// `limit`. If `make` is true, makes a missing file. Otherwise returns `None` for a missing
-    /// file, and opens it only for reading: flock(2) needs no more, and SELinux's policy for
-    /// libvirt allows the hook no more.
+    /// `limit`, if there is one. If `make` is true, makes a missing file. Otherwise returns `None`
+    /// for a missing file, and opens it only for reading: flock(2) needs no more, and SELinux's
+    /// policy for libvirt allows the hook no more.
     pub(in crate::host) fn wait(
         path: &Path,
         make: bool,
@@ -126,7 +127,7 @@ pub(super) fn one_writer(root: &Root) -> io::Result<Lock> {
 }
 
 /// Waits until no process of ours holds the device's lock, at most until `limit`. Returns `false`
-/// if a process still holds it.
+/// if a process still holds it, `true` also if the lock has no file. Does not keep the lock.
 ///
 /// # Errors
 /// Any error of the file system.

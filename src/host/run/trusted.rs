@@ -15,8 +15,8 @@ use super::lock::{Lock, WRITER_PATIENCE};
 use crate::device::record::from_json;
 use crate::host::{Last, Root, is_absent, saw};
 
-/// Makes the directory `name` in `/run/gfxplane`, or checks the existing one ([`trusted`]). Returns
-/// its path.
+/// Makes `/run/gfxplane` and the directory `name` in it, or checks the existing ones
+/// ([`make_or_trust`]). Returns the path of `name`.
 pub(in crate::host) fn directory(root: &Root, name: &str, mode: u32) -> io::Result<PathBuf> {
     let base = root.join(BASE);
     make_or_trust(root, &base, 0o755, None)?;
@@ -134,7 +134,7 @@ pub(in crate::host) fn read_trusted_bytes(
 }
 
 /// Opens a regular file that only root, or the user `also`, can have written; `None` if there is no
-/// such file. Fails if others can have written it.
+/// such file. Fails if others can have written it, or if it is a link.
 pub(in crate::host) fn open_trusted(
     root: &Root,
     path: &Path,

@@ -44,7 +44,8 @@ pub struct Modules {
 }
 
 impl Reader<'_> {
-    /// Reads a graphics card by its name in sysfs; `None` if the PCI device is no graphics card.
+    /// Reads a graphics card by its name in sysfs; `None` if the PCI device is no graphics card, or
+    /// can't be read.
     pub(super) fn gpu(&mut self, name: &str) -> Option<Gpu> {
         let link = self.root.join("sys/bus/pci/devices").join(name);
         // Devices of other classes get no warning: they are not ours.

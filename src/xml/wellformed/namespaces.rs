@@ -28,7 +28,8 @@ pub(super) struct Scope<'a> {
 }
 
 impl<'a> Scope<'a> {
-    /// Reads an attribute of an element at this depth, if it declares a namespace. As in libxml2,
+    /// Notes the namespace that an attribute declares, if it declares one. `uri` is the attribute's
+    /// value, `span` is the value's place, and `depth` is the element's depth. As in libxml2,
     /// ignores a declaration that is not allowed.
     pub(super) fn declare(&mut self, depth: usize, name: &'a str, uri: &str, span: Span) {
         let prefix = match split(name) {
