@@ -219,8 +219,8 @@ impl State {
     }
 
     /// Forgets a domain that was undefined. If the daemon leaves the domain alone, forgets only the
-    /// changes that could be undone, because the domain may be defined again. Removes a domain's
-    /// file that can't be read.
+    /// changes that could be undone, because the domain may be defined again. A file that can't be
+    /// read stays, because the daemon leaves its domain alone, too.
     ///
     /// # Errors
     /// [`NotRemembered::Io`]; the store is then as it was.
@@ -228,7 +228,9 @@ impl State {
         match self.domain(uuid) {
             Ok(Some(remembered)) if remembered.hands_off && remembered.undo.is_empty() => Ok(()),
             Ok(Some(remembered)) if remembered.hands_off => self.clear_undo(uuid),
-            _ => self.forget(uuid),
+            Ok(_) => self.forget(uuid),
+            // The daemon leaves this domain alone, too.
+            Err(_) => Ok(()),
         }
     }
 

@@ -167,6 +167,8 @@ fn what_cant_be_believed_is_named_and_not_lost() {
         );
         let (hands_off, said) = host.warnings(|state, all| state.hands_off(UUID, all));
         assert!(hands_off && said.contains("left alone"), "{text}: {said}");
+        host.state.undefined(UUID).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), text);
     }
     fs::set_permissions(&path, Permissions::from_mode(0o622)).unwrap();
     assert!(host.stack().1.contains("can be written by others"));
