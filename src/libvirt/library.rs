@@ -120,15 +120,9 @@ impl Libvirt for ByLibrary {
         };
         // Without these flags libvirt refuses to undefine a domain that has an NVRAM, and removes
         // the state of its TPM (src/qemu/qemu_driver.c, qemuDomainUndefineFlags). It also refuses
-        // if a domain that does not run would lose a saved guest, snapshots or checkpoints. libvirt
-        // before 8.9 does not know the second flag.
-        let nvram = sys::VIR_DOMAIN_UNDEFINE_KEEP_NVRAM;
-        let undefined = domain.undefine_flags(nvram | KEEP_TPM).or_else(|error| {
-            match error.code().is(ErrorNumber::InvalidArg) {
-                true => domain.undefine_flags(nvram),
-                false => Err(error),
-            }
-        });
+        // if a domain that does not run would lose a saved guest, snapshots or checkpoints.
+        let flags = sys::VIR_DOMAIN_UNDEFINE_KEEP_NVRAM | KEEP_TPM;
+        let undefined = domain.undefine_flags(flags);
         replaced(undefined, since, "libvirt refuses to undefine it")
     }
 

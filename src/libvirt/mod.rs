@@ -179,7 +179,7 @@ pub trait Libvirt: fmt::Debug + Send + Sync {
 
     /// Undefines a domain if its definition, with its passwords, is still this one; otherwise
     /// returns [`Replaced::Changed`]. Removes nothing else of the domain: neither its NVRAM, nor
-    /// its TPM's state (a libvirt before 8.9 may remove that), nor its disks.
+    /// its TPM's state, nor its disks.
     ///
     /// # Errors
     /// libvirt refuses. The domain then stays as it was.
