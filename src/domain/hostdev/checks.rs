@@ -73,6 +73,10 @@ const ANY: [&str; 5] = ["usb", "pci", "scsi", "scsi_host", "mdev"];
 /// (src/conf/domain_conf.c, `virDomainHostdevCaps`).
 const OF_CONTAINERS: [&str; 3] = ["storage", "misc", "net"];
 
+/// The first version for which the tables have the messages of libvirt 12.8, which was asked. Which
+/// version after 11.3 brought them was not read.
+const NEWER: &[u32] = &[11, 4];
+
 /// The models of mediated devices (src/conf/device_conf.c, `virMediatedDeviceModel`).
 const MDEV_MODELS: [&str; 3] = ["vfio-pci", "vfio-ccw", "vfio-ap"];
 
@@ -106,7 +110,7 @@ const YES_OR_NO: [&str; 2] = ["yes", "no"];
 
 /// The checks while libvirt parses a hostdev (src/conf/domain_conf.c,
 /// `virDomainHostdevDefParseXMLSubsys` and the functions for each type).
-const PARSED: [Check; 35] = [
+const PARSED: [Check; 38] = [
     Check::new(&ANY, |given| {
         let words = "Missing <source> element in hostdev device";
         given.source.is_none().then(|| words.to_owned())
@@ -156,6 +160,14 @@ const PARSED: [Check; 35] = [
         word(driver, "name", &["kvm", "vfio", "xen"])
     }),
     Check::new(&["usb"], |given| usb(given.source?)),
+    Check::new(&["usb"], |given| {
+        numbers(given.source?.child("address")?, &["device"])
+    })
+    .in_these_words(&[], NEWER),
+    Check::new(&["usb"], |given| {
+        device_or_port(given.source?.child("address")?)
+    })
+    .in_these_words(NEWER, &[]),
     // The checks of `protocol`: each check of 9.0 comes before the check that replaced it
     Check::new(&["scsi"], |given| {
         let protocol = given.source?.attribute("protocol")?;
@@ -200,12 +212,23 @@ const PARSED: [Check; 35] = [
         let address = given.source?.child("address")?;
         let missing = || "Missing 'uuid' attribute for element <address>".to_owned();
         address.attribute("uuid").is_none().then(missing)
-    }),
+    })
+    .in_these_words(&[], NEWER),
     Check::new(&["mdev"], |given| {
         let uuid = given.source?.child("address")?.attribute("uuid")?;
         let words = || "Cannot parse uuid attribute of element <address>".to_owned();
         parse_uuid(&uuid).is_none().then(words)
-    }),
+    })
+    .in_these_words(&[], NEWER),
+    Check::new(&["mdev"], |given| {
+        let address = given.source?.child("address")?;
+        required(address, "uuid").or_else(|| {
+            let uuid = address.attribute("uuid")?;
+            let words = || format!("{} Expected UUID", invalid("uuid", "address", &uuid));
+            parse_uuid(&uuid).is_none().then(words)
+        })
+    })
+    .in_these_words(NEWER, &[]),
     // virDomainDeviceAddressParseXML, for the address in the guest
     Check::new(&ANY, |given| {
         let address = given.element.child("address")?;
@@ -453,7 +476,21 @@ fn usb(source: Element<'_, '_>) -> Option<String> {
         .or_else(|| (vendor.is_some() && product.is_none()).then(|| "missing product".into()))
         .or_else(|| numbers(product?, &["id"]))
         .or_else(|| (product.is_some() && vendor.is_none()).then(|| "missing vendor".into()))
-        .or_else(|| numbers(source.child("address")?, &["bus", "device"]))
+        .or_else(|| numbers(source.child("address")?, &["bus"]))
+}
+
+/// Returns libvirt's error if a USB device's address has no device number and no port, or both.
+fn device_or_port(address: Element<'_, '_>) -> Option<String> {
+    let has_port = address
+        .attribute("port")
+        .is_some_and(|port| !port.is_empty());
+    number(address, "device").or_else(|| match (address.attribute("device"), has_port) {
+        (Some(_), true) => {
+            Some("found both device id and port in usb address (ambiguous setting)".into())
+        }
+        (None, false) => Some("usb address needs either device id or port".into()),
+        _ => None,
+    })
 }
 
 /// Returns libvirt's first error in the `<source>` of a SCSI device at an adapter, if any

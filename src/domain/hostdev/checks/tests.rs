@@ -1,24 +1,25 @@
 use crate::domain::Versions;
 use crate::domain::tests::with;
 
-/// The rows of tests/vm/hostdevs.tsv: devices, libvirt 11.3's message, and 9.0's if it is another.
-/// `tests/vm/test messages` asks these versions. Checks that concern more than one hostdev are in
+/// The rows of tests/vm/hostdevs.tsv: devices, libvirt 11.3's message, and those of 9.0 and 12.8 if
+/// they are others. `tests/vm/test messages` asks these versions. Checks that concern more than one hostdev are in
 /// the tables of `predict::libvirt`.
 #[test]
 fn hostdevs_that_libvirt_refuses() {
     let elsewhere = ["Unsupported address type", "non unique alias", "Attempted"];
     for row in include_str!("../../../../tests/vm/hostdevs.tsv").lines() {
-        let [xml, new, rest @ ..] = &row.split('\t').collect::<Vec<_>>()[..] else {
+        let [xml, words @ ..] = &row.split('\t').collect::<Vec<_>>()[..] else {
             panic!("{row}");
         };
-        let old = rest.first().unwrap_or(new);
-        for (version, words) in [(&[11, 3][..], new), (&[9, 0], old)] {
+        for (number, version) in [&[11, 3][..], &[9, 0], &[12, 8]].iter().enumerate() {
+            let other = words.get(number).filter(|words| !words.is_empty());
+            let words = other.unwrap_or(&words[0]);
             let words = words.replace("VIRT", "kvm");
             let found = with(xml, |domain| {
                 let all = domain.misread.iter().chain(&domain.unfit);
                 let mut all = all.filter(|error| {
                     let Versions { since, until, .. } = error.versions;
-                    since <= version && (until.is_empty() || version < until)
+                    since <= *version && (until.is_empty() || *version < until)
                 });
                 let first = all.next().map(|error| error.message.clone());
                 let twice = "Hostdev already exists in the domain configuration";
