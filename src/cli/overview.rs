@@ -401,7 +401,8 @@ fn of_type(parent: &ParentLine, one: &TypeLine) -> Row {
     row
 }
 
-/// Returns a display and its evidence.
+/// Describes a display in words, followed in parentheses by its evidence or, if the display is
+/// unknown, by the reason.
 fn display(display: &[String], known: &str) -> String {
     match display {
         [one] if one == "none" => format!("no display ({known})"),

@@ -56,8 +56,9 @@ impl Daemon<'_> {
         true
     }
 
-    /// Puts the task off after an error, each time for longer: a start or another job has locked
-    /// the domain, or libvirt is ending. Writes the error if it differs from the last one.
+    /// Puts the task off after an error, for example because a start or another job has locked the
+    /// domain, or because libvirt is ending. The wait doubles with each error in a row, [`LONGEST`]
+    /// times at most. Writes the error if it differs from the last one.
     fn failed(&mut self, task: Task, error: &str) {
         self.failures += 1;
         let domain = self.domains.watched(task.uuid);

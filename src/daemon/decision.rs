@@ -40,7 +40,7 @@ pub(crate) struct Memory {
     refused: Option<u64>,
 }
 
-/// Returns a hash of a text, to recognise the text later without keeping it.
+/// Returns a hash of a text, to recognize the text later without keeping it.
 pub(crate) fn mark(text: &str) -> u64 {
     let mut hasher = DefaultHasher::new();
     text.hash(&mut hasher);

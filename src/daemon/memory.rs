@@ -200,7 +200,8 @@ impl Domains {
     }
 
     /// Returns what the daemon keeps about a domain. Makes an entry if the daemon does not watch
-    /// the domain yet, with the plans from before the domain was undefined.
+    /// the domain yet. If a domain with this UUID was undefined earlier, the entry gets its
+    /// [`Memory`].
     pub(super) fn watched(&mut self, uuid: Uuid) -> &mut Watched {
         self.all.entry(uuid).or_insert_with(|| {
             let place = self.gone.iter().position(|(gone, _)| *gone == uuid);

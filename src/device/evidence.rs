@@ -304,8 +304,9 @@ pub fn resolve(mut sources: Vec<(Facts, Evidence)>, nothing: Reason) -> Finding 
     }
 }
 
-/// Returns whether both statements can be right. QEMU's statement is only the interface that it
-/// uses.
+/// Returns whether both statements can be right. QEMU tells only the interface that it uses, so its
+/// statement agrees with any that has this interface first. QEMU uses dmabuf if the driver says yes
+/// to everything ([`Reason::Untrusted`]).
 fn agree(one: (&Display, &Evidence), other: (&Display, &Evidence)) -> bool {
     // QEMU uses dmabuf if a driver says yes to everything.
     let taken = |display: &Display| match display {

@@ -355,9 +355,9 @@ fn manager(metadata: Element<'_, '_>) -> Option<&'static str> {
         .map(|(_, name)| *name)
 }
 
-/// Returns the errors that libvirt's parser would report, for example for an unknown value or a
-/// hostdev without a device. libvirt parses the devices kind by kind, and refuses the domain with
-/// the first of these errors.
+/// Returns the errors that libvirt's parser would report about interfaces, graphics, video cards
+/// and hostdevs, for example for an unknown value or a hostdev without a device. They have the
+/// order in which libvirt parses, kind by kind; it refuses the domain with the first one.
 fn misread(root: Element<'_, '_>) -> Vec<Misread> {
     let virt = owned(root.attribute("type")).unwrap_or_default();
     let [mut interfaces, mut graphics, mut cards, mut hostdevs] = [const { Vec::new() }; 4];

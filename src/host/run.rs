@@ -90,8 +90,8 @@ fn read_of(
     None
 }
 
-/// Returns the record of a type, from a device that was probed in this boot; `None` like
-/// [`read_record`].
+/// Returns the record of a type, from a device that was probed in this boot; `None` as for
+/// [`read_record`]. The caller must check here, too, whether the record is still valid.
 pub fn read_type(root: &Root, type_id: &str, warnings: &mut Vec<Warning>) -> Option<Record> {
     let path = type_path(root, type_id)?;
     let record = read(root, &path, warnings)?;

@@ -92,7 +92,7 @@ impl Term<'_> {
     }
 }
 
-/// The new form of a definition.
+/// The XML that replaces a definition, or one element of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum New<'n> {
     /// This XML, which libvirt first checks against its schema. The check takes time.

@@ -319,7 +319,7 @@ fn documented() -> Result<(), Failed> {
     };
     let mut text = String::from(
         "# Messages that are known\n\n\
-         `gfxplane explain` recognises these messages ([trouble.md](trouble.md)); `…` stands for the part that differs. src/explain/messages.toml\n\
+         `gfxplane explain` recognizes these messages ([trouble.md](trouble.md)); `…` stands for the part that differs. src/explain/messages.toml\n\
          says how the words were checked; `UPDATE_GOLDEN=1 cargo test --test cases` makes this list from it.\n\n\
          | symptom | words | said by | versions known to | where |\n|---|---|---|---|---|\n",
     );

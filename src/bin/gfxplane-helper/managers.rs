@@ -36,7 +36,7 @@ const ON_DEFINE_DOMAIN: &str = "onDefineDomain";
 const BEFORE_VM_START: &str = "before_vm_start";
 const HOSTDEV_LIST: &str = "after_hostdev_list_by_caps";
 
-/// The call of a manager.
+/// A call by a manager of VMs: KubeVirt, or oVirt's vdsm.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Call<'a> {
     /// KubeVirt's `onDefineDomain`, with these arguments.

@@ -4,7 +4,8 @@ use super::{LEFT_OUT, is_a_device, is_word};
 use crate::predict::arguments::{self, OPTIONS, Setting, is_screen, is_telling, pairs};
 use crate::predict::words::is_in;
 
-/// The text that replaces an option that is left out.
+/// The text in place of an option of QEMU's that is left out. It looks like an option itself; in
+/// place of a value stands [`LEFT_OUT`].
 const OPTION_LEFT_OUT: &str = "-left-out";
 
 /// Returns the user's own arguments, with everything replaced that does not decide about screens:
