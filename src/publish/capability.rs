@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 use crate::device::evidence::{Evidence, Finding};
 use crate::device::facts::Display;
 use crate::predict::hints::Hint;
+use crate::publish::inventory::TypeEntry;
 use crate::xml::escape;
 
 /// The value of the capability's attribute `type`.
@@ -21,15 +22,12 @@ pub fn of_device(finding: &Finding, hints: &[Hint]) -> String {
 
 /// Returns the capability of a parent: one `<type>` element with the same content for each of its
 /// types.
-pub(crate) fn of_parent<'a>(
-    types: impl Iterator<Item = (&'a str, &'a Finding, &'a [Hint])>,
-) -> String {
-    let types: Vec<String> = types
-        .map(|(id, finding, hints)| {
-            let start = format!("type id='{}'", escape(id));
-            wrap(&start, &content(finding, hints))
-        })
-        .collect();
+pub(crate) fn of_parent(types: &[TypeEntry]) -> String {
+    let one = |entry: &TypeEntry| {
+        let start = format!("type id='{}'", escape(&entry.type_id));
+        wrap(&start, &content(&entry.finding, &entry.require))
+    };
+    let types: Vec<String> = types.iter().map(one).collect();
     wrap(&format!("capability type='{TYPE}'"), &types.join("\n"))
 }
 

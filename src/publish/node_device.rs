@@ -7,7 +7,8 @@
 use std::path::Path;
 
 use crate::device::id::{DeviceId, PciAddress};
-use crate::host::sysfs::{Device, Parent, Pci};
+use crate::host::sysfs::{Parent, Pci};
+use crate::publish::inventory::DeviceEntry;
 use crate::xml::escape;
 
 /// Returns libvirt's name of the node device (`udevGenerateDeviceName`): each byte that is not a
@@ -28,42 +29,25 @@ pub(crate) fn name_of_parent(parent: &Parent) -> String {
     ))
 }
 
-/// An active or defined mdev.
-#[derive(Debug, Clone, Copy)]
-pub struct Mdev<'a> {
-    /// The mdev's UUID.
-    pub id: DeviceId,
-    /// The sysfs name of the mdev's parent, if it is known.
-    pub parent: Option<&'a str>,
-    /// The node device that libvirt names as the mdev's parent.
-    pub parent_node: &'a str,
-    /// The id of the mdev's type.
-    pub type_id: &'a str,
-    /// The device in sysfs, if it is active.
-    pub active: Option<&'a Device>,
-}
-
-/// Returns the XML of an mdev.
-pub(crate) fn mdev(mdev: &Mdev<'_>) -> String {
-    let name = name_of(mdev.id, mdev.parent);
+/// Returns the XML of an mdev. `path` is its place in sysfs if it is active, and `parent_node` the node
+/// device that libvirt names as its parent.
+pub(crate) fn mdev(entry: &DeviceEntry, path: Option<&Path>, parent_node: &str) -> String {
     let mut capability = format!(
         "    <type id='{}'/>\n    <uuid>{}</uuid>\n",
-        escape(mdev.type_id),
-        mdev.id
+        escape(entry.type_id.as_deref().unwrap_or_default()),
+        entry.id
     );
-    if let Some(parent) = mdev.parent {
+    if let Some(parent) = &entry.parent {
         capability += &format!("    <parent_addr>{}</parent_addr>\n", escape(parent));
     }
-    if let Some(group) = mdev.active.and_then(|device| device.iommu_group) {
+    if let Some(group) = entry.iommu_group {
         capability += &format!("    <iommuGroup number='{group}'/>\n");
     }
-    let path = mdev.active.map(|device| device.path.as_path());
-    let driver = mdev.active.and_then(|device| device.driver.as_deref());
     device(
-        &name,
+        &entry.nodedev,
         path,
-        mdev.parent_node,
-        driver,
+        parent_node,
+        entry.driver.as_deref(),
         &format!("  <capability type='mdev'>\n{capability}  </capability>\n"),
     )
 }
