@@ -235,14 +235,12 @@ pub fn active(sources: &Sources, device: &Device) -> DeviceEntry {
     } else {
         Reason::NotProbed
     };
-    let finding = resolve(
-        evidence(
-            device.kernel_facts.as_ref(),
-            host,
-            record.into_iter().chain(qemu),
-            sibling,
-            rule,
-        ),
+    let finding = finding(
+        device.kernel_facts.as_ref(),
+        host,
+        record.into_iter().chain(qemu),
+        sibling,
+        rule,
         nothing,
     );
     DeviceEntry {
@@ -281,14 +279,12 @@ pub(crate) fn defined(sources: &Sources, definition: &Definition) -> DeviceEntry
     let of_type =
         parent.and_then(|parent| parent.types.iter().find(|t| t.id == definition.type_id));
     let rule = rule_for_type(sources, parent, &definition.type_id, of_type);
-    let finding = resolve(
-        evidence(
-            of_type.and_then(|t| t.kernel_facts.as_ref()),
-            host,
-            [],
-            sibling_of_type(sources, &definition.type_id),
-            rule,
-        ),
+    let finding = finding(
+        of_type.and_then(|t| t.kernel_facts.as_ref()),
+        host,
+        [],
+        sibling_of_type(sources, &definition.type_id),
+        rule,
         Reason::NotActive,
     );
     let render_node = parent.and_then(|parent| parent.render_node.clone());
@@ -319,15 +315,12 @@ pub(crate) fn defined(sources: &Sources, definition: &Definition) -> DeviceEntry
 /// Returns the entry of one type.
 pub(crate) fn type_entry(sources: &Sources, parent: &Parent, of_type: &MdevType) -> TypeEntry {
     let rule = rule_for_type(sources, Some(parent), &of_type.id, Some(of_type));
-    let sibling = sibling_of_type(sources, &of_type.id);
-    let finding = resolve(
-        evidence(
-            of_type.kernel_facts.as_ref(),
-            &sources.host,
-            [],
-            sibling,
-            rule,
-        ),
+    let finding = finding(
+        of_type.kernel_facts.as_ref(),
+        &sources.host,
+        [],
+        sibling_of_type(sources, &of_type.id),
+        rule,
         Reason::NotProbed,
     );
     TypeEntry {
@@ -374,13 +367,15 @@ pub(crate) fn sibling_of_type<'a>(sources: &'a Sources, type_id: &str) -> Option
     (holds && record.facts.display.is_answer()).then_some(record)
 }
 
-fn evidence<'r>(
+/// Joins what the sources say. `nothing` is the reason if no source says anything.
+fn finding<'r>(
     kernel: Option<&Facts>,
     host: &Host,
     records: impl IntoIterator<Item = &'r Record>,
     sibling: Option<&Record>,
     rule: Option<&Rule>,
-) -> Vec<(Facts, Evidence)> {
+    nothing: Reason,
+) -> Finding {
     let mut sources = Vec::new();
     if let Some(facts) = kernel {
         let evidence = Evidence {
@@ -404,7 +399,7 @@ fn evidence<'r>(
     {
         sources.push((facts, rule.evidence()));
     }
-    sources
+    resolve(sources, nothing)
 }
 
 #[cfg(test)]
