@@ -12,7 +12,6 @@ use crate::cli::page::{Page, count};
 use crate::cli::subject::{Assumed, Subject, SubjectArgs, argument, name};
 use crate::cli::{End, json, refused};
 use crate::device::id::DeviceId;
-use crate::device::record::FORMAT;
 use crate::domain::shell::operand;
 use crate::domain::{Domain, name_and_devices};
 use crate::explain::causes::{Explanation, explain};
@@ -52,7 +51,6 @@ pub struct Explain {
 
 #[derive(Serialize)]
 struct Report<'e> {
-    format: u32,
     #[serde(skip_serializing_if = "Option::is_none")]
     domain: Option<&'e str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -241,7 +239,6 @@ fn document<'e>(
         diff: difference(explanation),
     };
     Report {
-        format: FORMAT,
         domain,
         log,
         explained: explanations.iter().map(explained).collect(),

@@ -14,7 +14,6 @@ use crate::cli::{End, GlobalArgs, json, seconds};
 use crate::device::evidence::{OpenPath, Step};
 use crate::device::facts::{Display, Facts, Reason};
 use crate::device::id::DeviceId;
-use crate::device::record::FORMAT;
 use crate::host::config;
 use crate::host::{Root, Warning, settings, sysfs};
 use crate::libvirt::{Context, Failure};
@@ -189,7 +188,7 @@ impl Probe {
     /// Prints the results as text or JSON.
     pub(super) fn print(&self, rows: &[Row], out: &mut dyn Write) -> anyhow::Result<()> {
         if self.json {
-            json(out, &json!({"format": FORMAT, "probes": rows}))
+            json(out, &json!({"probes": rows}))
         } else {
             if rows.is_empty() {
                 writeln!(

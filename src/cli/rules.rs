@@ -7,7 +7,6 @@ use serde_json::json;
 
 use crate::cli::page::{Page, count};
 use crate::cli::{End, json};
-use crate::device::record::FORMAT;
 use crate::device::rules::Rule;
 use crate::libvirt::Context;
 use crate::publish::export::export;
@@ -79,7 +78,7 @@ impl RulesCommand {
         let applies = |row: &Row<'_>| self.all || !row.devices.is_empty() || !row.types.is_empty();
         let rows: Vec<Row<'_>> = rows.filter(applies).collect();
         if self.json {
-            json(out, &json!({"format": FORMAT, "rules": rows}))?;
+            json(out, &json!({"rules": rows}))?;
             return Ok(End::Done);
         }
         context.warn(&inventory.warnings);

@@ -118,8 +118,6 @@ pub struct TypeEntry {
 /// A host and all knowledge about its devices and types.
 #[derive(Debug, Clone, Serialize)]
 pub struct Inventory {
-    /// The format's version, [`crate::device::record::FORMAT`].
-    pub format: u32,
     /// The kernel's release.
     pub kernel: String,
     /// The active and defined devices, sorted by id.
@@ -180,7 +178,6 @@ pub fn inventory(sources: &Sources) -> Inventory {
         .iter()
         .flat_map(|parent| parent.types.iter().map(move |t| (parent, t)));
     Inventory {
-        format: crate::device::record::FORMAT,
         kernel: host.kernel.clone(),
         devices,
         types: types

@@ -12,7 +12,6 @@ use serde::Serialize;
 
 use crate::device::facts::Display;
 use crate::device::id::{DeviceId, PciAddress};
-use crate::device::record::FORMAT;
 use crate::domain::GraphicsType;
 use crate::domain::policy::Policy;
 use crate::host::Warning;
@@ -197,8 +196,6 @@ pub struct Summary {
 /// The host as a tree. Its JSON is that of `gfxplane --json`.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Overview {
-    /// The format's version, [`FORMAT`].
-    pub format: u32,
     /// The kernel's release.
     pub kernel: String,
     /// The level of the worst problem.
@@ -285,7 +282,6 @@ pub fn overview(given: Given<'_>, surroundings: &dyn Surroundings) -> Overview {
         .map(|(id, guests)| guests::absent(id, guests, surroundings))
         .collect();
     let mut overview = Overview {
-        format: FORMAT,
         kernel: given.inventory.kernel.clone(),
         worst: Level::Info,
         guests_from: given.guests_from,
