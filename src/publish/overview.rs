@@ -61,6 +61,17 @@ pub struct Defined {
     pub state: GuestState,
 }
 
+/// The domains of a host, and where they come from.
+#[derive(Debug)]
+pub struct Guests {
+    /// The domains; empty if they are not known.
+    pub domains: Vec<Defined>,
+    /// The source of the domains.
+    pub from: GuestsFrom,
+    /// The reason why the domains are not known, if they are not.
+    pub unknown: Option<Problem>,
+}
+
 /// The source of the guests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -244,11 +255,7 @@ pub struct Given<'g> {
     /// The names of PCI devices, by vendor and device ID.
     pub names: &'g BTreeMap<(u16, u16), String>,
     /// The host's domains.
-    pub domains: &'g [Defined],
-    /// The source of the domains.
-    pub guests_from: GuestsFrom,
-    /// The reason why the domains are not known, if they are not.
-    pub guests_unknown: Option<&'g Problem>,
+    pub guests: &'g Guests,
     /// The host's policy.
     pub policy: &'g Policy,
     /// libvirt's URI, if the user gave it.
@@ -265,7 +272,7 @@ pub fn overview(given: Given<'_>, surroundings: &dyn Surroundings) -> Overview {
     };
     let mut guests: BTreeMap<DeviceId, Vec<GuestEntry>> = BTreeMap::new();
     let mut without_device = Vec::new();
-    for domain in given.domains {
+    for domain in &given.guests.domains {
         for (id, guest) in guests::entries(given, domain, surroundings, &mut summary) {
             match id {
                 Some(id) => guests.entry(id).or_default().push(guest),
@@ -284,8 +291,8 @@ pub fn overview(given: Given<'_>, surroundings: &dyn Surroundings) -> Overview {
     let mut overview = Overview {
         kernel: given.inventory.kernel.clone(),
         worst: Level::Info,
-        guests_from: given.guests_from,
-        guests_unknown: given.guests_unknown.cloned(),
+        guests_from: given.guests.from,
+        guests_unknown: given.guests.unknown.clone(),
         summary,
         parents,
         absent,
