@@ -20,6 +20,7 @@ use crate::libvirt::{Context, Failure};
 use crate::probe::asking::{Outcome, Request, announce, ask_and_keep};
 use crate::probe::instance::{Instance, clean_up};
 use crate::probe::{Asked, Prober, may_open_type};
+use crate::publish::export::said;
 use crate::publish::inventory::{Sources, rule_for_type};
 
 /// The program that opens devices.
@@ -336,19 +337,7 @@ pub(super) fn row(id: DeviceId, outcome: Outcome) -> Row {
 
 /// Describes one device's answer in one line, for people to read.
 fn sentence(row: &Row) -> String {
-    let mut text = format!("{}: {}", row.id, row.facts.display.words().join(","));
-    if let Some(reason) = row.facts.display.reason() {
-        text = format!("{text} ({reason})");
-    }
-    if let Some(edid) = row.facts.edid {
-        text = match (edid.max_xres, edid.max_yres) {
-            (0, 0) => format!("{text}, EDID without a limit"),
-            (x, y) => format!("{text}, EDID up to {x}x{y}"),
-        };
-    }
-    if let Some(opregion) = row.facts.opregion {
-        text = format!("{text}, OpRegion of {} bytes", opregion.size);
-    }
+    let mut text = format!("{}: {}", row.id, said(&row.facts));
     if let Some(step) = row.step {
         text = format!("{text}, step {step}");
     }

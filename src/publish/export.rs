@@ -220,14 +220,16 @@ fn literally(text: &str) -> String {
     glob
 }
 
-/// Describes a rule's facts.
-fn said(facts: &Facts) -> String {
-    let mut words = facts.display.words().join(" and ");
+/// Describes the facts about a device in one line, for people to read.
+pub(crate) fn said(facts: &Facts) -> String {
+    let mut words = facts.display.words().join(",");
     if let Display::Unknown(reason) = &facts.display {
         let _ = write!(words, " ({reason})");
     }
-    if let Some(edid) = facts.edid {
-        let _ = write!(words, ", EDID {}x{}", edid.max_xres, edid.max_yres);
+    match facts.edid.map(|edid| (edid.max_xres, edid.max_yres)) {
+        Some((0, 0)) => words.push_str(", EDID without a limit"),
+        Some((x, y)) => drop(write!(words, ", EDID up to {x}x{y}")),
+        None => {}
     }
     if let Some(opregion) = facts.opregion {
         let _ = write!(words, ", OpRegion of {} bytes", opregion.size);
