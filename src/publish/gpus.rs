@@ -110,10 +110,10 @@ pub(crate) fn ids(pci: &Pci) -> String {
 }
 
 /// NVIDIA's PCI vendor id.
-const NVIDIA: u16 = 0x10de;
+pub(crate) const NVIDIA: u16 = 0x10de;
 
 /// Intel's PCI vendor id.
-const INTEL: u16 = 0x8086;
+pub(crate) const INTEL: u16 = 0x8086;
 
 /// Returns why a graphics card offers no vGPU. `None` if it offers one, if it is passed through as
 /// a whole, or if nothing is known about cards of its kind.
