@@ -97,12 +97,11 @@ impl RulesCommand {
 impl Row<'_> {
     fn tell(&self, page: &mut Page) {
         let rule = self.rule;
-        let open = serde_json::to_value(rule.open).expect("a word");
         let facts = rule.facts.as_ref();
         let display = facts.map(|facts| format!("display {}", facts.display.words().join(",")));
         let parts = [
             display,
-            Some(format!("open: {}", open.as_str().unwrap_or_default())),
+            Some(format!("open: {}", rule.open)),
             Some(count(self.devices.len(), "device", "devices")),
             Some(count(self.types.len(), "type", "types")),
             Some(self.file.to_owned()),

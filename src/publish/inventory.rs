@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::device::evidence::{Evidence, Finding, Method, resolve};
 use crate::device::facts::{Facts, Reason};
-use crate::device::id::DeviceId;
+use crate::device::id::{DeviceId, display_as_serde};
 use crate::device::record::{Circumstances, Record};
 use crate::device::rules::{Bus, Open, Rule, Rules, Subject};
 use crate::host::Warning;
@@ -29,6 +29,8 @@ pub enum State {
     /// mdevctl has a definition of the device, but the device does not exist.
     Defined,
 }
+
+display_as_serde!(State);
 
 /// A device and the knowledge about it. Its JSON is an entry of `gfxplane list --json`.
 #[derive(Debug, Clone, Serialize)]
