@@ -424,31 +424,28 @@ mod tests {
     }
 
     #[test]
-    fn a_driver_that_wants_a_vm() {
-        let answer = Answer {
-            path: Some(OpenPath::Group),
-            errno: Some("ENOENT".into()),
-            ..Answer::none(Reason::NeedsVm, Step::Kvm)
-        };
-        let row = row_of(&answer);
-        assert_eq!(
-            sentence(&row),
-            "c1a20000-0000-4000-8000-000000000002: unknown (needs-vm), step kvm: ENOENT; \
-             its driver needs a KVM VM, which can't be made here"
-        );
-        assert_eq!(end(&[row]).unwrap(), End::Refused);
-    }
-
-    #[test]
-    fn a_device_in_use() {
-        let answer = Answer {
-            errno: Some("EBUSY".into()),
-            ..Answer::none(Reason::InUse, Step::Group)
-        };
-        assert_eq!(
-            sentence(&row_of(&answer)),
-            "c1a20000-0000-4000-8000-000000000002: unknown (in-use), step group: EBUSY; \
-             stop the guest that uses it, or run gfxplane learn DOMAIN"
-        );
+    fn a_device_that_could_not_be_asked() {
+        for (reason, step, errno, told) in [
+            (
+                Reason::NeedsVm,
+                Step::Kvm,
+                "ENOENT",
+                "unknown (needs-vm), step kvm: ENOENT; its driver needs a KVM VM, which can't be made here",
+            ),
+            (
+                Reason::InUse,
+                Step::Group,
+                "EBUSY",
+                "unknown (in-use), step group: EBUSY; stop the guest that uses it, or run gfxplane learn DOMAIN",
+            ),
+        ] {
+            let answer = Answer {
+                errno: Some(errno.into()),
+                ..Answer::none(reason, step)
+            };
+            let row = row_of(&answer);
+            assert_eq!(sentence(&row), format!("{}: {told}", row.id));
+            assert_eq!(end(&[row]).unwrap(), End::Refused);
+        }
     }
 }
