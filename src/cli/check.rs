@@ -13,7 +13,6 @@ use lines::{Line, START};
 use crate::cli::page::{Page, count};
 use crate::cli::subject::{Assumed, SubjectArgs, name};
 use crate::cli::{End, code, json, refused};
-use crate::device::record::FORMAT;
 use crate::domain::policy::Wishes;
 use crate::explain::doctor::Verdict;
 use crate::host::domains;
@@ -50,9 +49,6 @@ pub struct Check {
 
 #[derive(Serialize)]
 struct Document {
-    /// The version of the JSON's format; `None` for one of several domains.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    format: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     domain: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -187,9 +183,8 @@ impl Check {
     /// written. With several domains, an error about one is returned after all others were checked.
     pub fn run(&self, context: &Context, out: &mut dyn Write) -> anyhow::Result<End> {
         if let ([subject], false) = (&self.subjects[..], self.all) {
-            let mut checked = self.about(subject.clone()).check(context)?;
+            let checked = self.about(subject.clone()).check(context)?;
             if self.json {
-                checked.document.format = Some(FORMAT);
                 json(out, &checked.document)?;
             } else {
                 let mut page = Page::default();
@@ -235,10 +230,7 @@ impl Check {
         }
         let refused = summary.refused > 0;
         if self.json {
-            json(
-                out,
-                &json!({"format": FORMAT, "domains": domains, "summary": summary}),
-            )?;
+            json(out, &json!({"domains": domains, "summary": summary}))?;
         } else {
             page.words(Some(summary.verdict(failed.len())), 0, &summary.line(), "");
             page.print(out)?;
@@ -315,7 +307,6 @@ impl SubjectArgs {
         self.name_in(context, &mut notes);
         Ok(Checked {
             document: Document {
-                format: None,
                 domain: fixed.name,
                 uuid: fixed.uuid,
                 foreign: fixed.foreign,

@@ -7,7 +7,6 @@ use serde_json::json;
 
 use crate::cli::page::{Page, count};
 use crate::cli::{End, json, overview};
-use crate::device::record::FORMAT;
 use crate::explain::doctor::examine as reader;
 use crate::explain::doctor::{Line, Verdict, examine, guests, worst};
 use crate::host::Warning;
@@ -40,7 +39,7 @@ impl Doctor {
         if self.json {
             json(
                 out,
-                &json!({"format": FORMAT, "verdict": verdict, "lines": lines, "warnings": warnings}),
+                &json!({"verdict": verdict, "lines": lines, "warnings": warnings}),
             )?;
         } else {
             context.warn(&warnings);

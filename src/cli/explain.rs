@@ -3,7 +3,7 @@
 use std::io::{IsTerminal, Read, Write};
 use std::path::Path;
 
-use serde::Serialize;
+use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::cli::collect::kept::veiled;
@@ -12,7 +12,6 @@ use crate::cli::page::{Page, count};
 use crate::cli::subject::{Assumed, Subject, SubjectArgs, argument, name};
 use crate::cli::{End, json, refused};
 use crate::device::id::DeviceId;
-use crate::device::record::FORMAT;
 use crate::domain::shell::operand;
 use crate::domain::{Domain, name_and_devices};
 use crate::explain::causes::{Explanation, explain};
@@ -48,24 +47,6 @@ pub struct Explain {
     /// Print JSON
     #[arg(long)]
     json: bool,
-}
-
-#[derive(Serialize)]
-struct Report<'e> {
-    format: u32,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    domain: Option<&'e str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    log: Option<&'e Logged>,
-    explained: Vec<Explained<'e>>,
-}
-
-#[derive(Serialize)]
-struct Explained<'e> {
-    #[serde(flatten)]
-    explanation: &'e Explanation,
-    #[serde(skip_serializing_if = "String::is_empty")]
-    diff: String,
 }
 
 /// The domain that an explanation is about.
@@ -232,21 +213,23 @@ impl Explain {
     }
 }
 
-fn document<'e>(
-    domain: Option<&'e str>,
-    log: Option<&'e Logged>,
-    explanations: &'e [Explanation],
-) -> Report<'e> {
-    let explained = |explanation: &'e Explanation| Explained {
-        explanation,
-        diff: difference(explanation),
+/// Returns the explanations for JSON, with the domain and its last start if they are known.
+fn document(domain: Option<&str>, log: Option<&Logged>, explanations: &[Explanation]) -> Value {
+    let explained = |explanation: &Explanation| {
+        let mut object = json!(explanation);
+        let diff = difference(explanation);
+        if !diff.is_empty() {
+            object["diff"] = json!(diff);
+        }
+        object
     };
-    Report {
-        format: FORMAT,
-        domain,
-        log,
-        explained: explanations.iter().map(explained).collect(),
-    }
+    let explained: Vec<Value> = explanations.iter().map(explained).collect();
+    let parts = [
+        domain.map(|name| ("domain", json!(name))),
+        log.map(|log| ("log", json!(log))),
+        Some(("explained", json!(explained))),
+    ];
+    parts.into_iter().flatten().collect()
 }
 
 /// Returns a domain or file as arguments of a verb that takes one.

@@ -11,7 +11,6 @@ use serde_json::{Value, json};
 use crate::cli::progress::Progress;
 use crate::cli::subject::{self, Subject, SubjectArgs};
 use crate::cli::{End, json, refused};
-use crate::device::record::FORMAT;
 use crate::domain::policy::Displays;
 use crate::domain::shell::{operand, plain_lines};
 use crate::host::log::By;
@@ -70,7 +69,6 @@ pub struct Fixup {
 
 #[derive(Serialize)]
 struct Document<'p> {
-    format: u32,
     #[serde(skip_serializing_if = "Option::is_none")]
     domain: Option<&'p str>,
     changed: bool,
@@ -350,7 +348,6 @@ fn document<'p>(
     seen: Option<&Result<Seen, NotTried>>,
 ) -> Document<'p> {
     Document {
-        format: FORMAT,
         domain: fixed.name.as_deref(),
         changed: fixed.text != text,
         plan: fixed.plan.as_ref(),

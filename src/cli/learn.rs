@@ -2,13 +2,12 @@
 
 use std::io::Write;
 
-use serde::Serialize;
+use serde_json::json;
 use uuid::Uuid;
 
 use crate::cli::subject::name;
 use crate::cli::{End, json};
-use crate::daemon::lessons::{Learned, Logged, Unlearned, entry, learn_from};
-use crate::device::record::FORMAT;
+use crate::daemon::lessons::{Logged, Unlearned, entry, learn_from};
 use crate::domain::name_and_devices;
 use crate::host::log::By;
 use crate::libvirt::logs::directory;
@@ -27,16 +26,6 @@ pub struct Learn {
     /// Print JSON
     #[arg(long)]
     json: bool,
-}
-
-#[derive(Serialize)]
-struct Document<'l> {
-    format: u32,
-    domain: &'l str,
-    learned: &'l [Learned],
-    /// The reason why nothing was learned.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    nothing: Option<&'l str>,
 }
 
 impl Learn {
@@ -73,12 +62,10 @@ impl Learn {
             context.say(&error.to_string());
         }
         if self.json {
-            let document = Document {
-                format: FORMAT,
-                domain: &name,
-                learned: &learned,
-                nothing: nothing.as_deref(),
-            };
+            let mut document = json!({"domain": name, "learned": learned});
+            if let Some(why) = &nothing {
+                document["nothing"] = json!(why);
+            }
             json(out, &document)?;
         } else {
             for learned in &learned {

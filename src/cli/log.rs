@@ -7,7 +7,6 @@ use serde_json::json;
 
 use crate::cli::subject::name;
 use crate::cli::{End, json, number};
-use crate::device::record::FORMAT;
 use crate::domain::shell::plain;
 use crate::host::log::{Entry, rfc3339};
 use crate::host::state::State;
@@ -60,7 +59,7 @@ impl Log {
                 entry,
             });
             let timed: Vec<Timed<'_>> = timed.collect();
-            json(out, &json!({"format": FORMAT, "entries": timed}))?;
+            json(out, &json!({"entries": timed}))?;
             return Ok(End::Done);
         }
         // Lines are not wrapped, because people search the log.

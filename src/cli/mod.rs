@@ -34,6 +34,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::Serialize;
+
+use crate::device::record::FORMAT;
 use crate::domain::shell::is_harmless;
 use crate::host::Root;
 
@@ -207,14 +210,25 @@ pub(crate) fn number(text: &str) -> Result<usize, &'static str> {
     text.parse().map_err(|_| "expected a whole number")
 }
 
-/// Prints a value as JSON, with `\uXXXX` for each character that may harm a terminal.
+/// Writes an object as JSON, after the format's version, with `\uXXXX` for each character that may
+/// harm a terminal.
 ///
 /// # Errors
 /// The output can't be written.
-pub fn json(out: &mut dyn Write, value: &impl serde::Serialize) -> anyhow::Result<()> {
+pub fn json(out: &mut dyn Write, object: &impl Serialize) -> anyhow::Result<()> {
+    #[derive(Serialize)]
+    struct Document<'o, O> {
+        format: u32,
+        #[serde(flatten)]
+        object: &'o O,
+    }
+    let document = Document {
+        format: FORMAT,
+        object,
+    };
     let mut escaped = String::new();
     // Outside of its texts, JSON has only harmless characters and line endings.
-    for c in serde_json::to_string_pretty(value)?.chars() {
+    for c in serde_json::to_string_pretty(&document)?.chars() {
         match c {
             '\n' => escaped.push(c),
             c if is_harmless(c) => escaped.push(c),

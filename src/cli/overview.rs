@@ -22,8 +22,8 @@ use crate::predict::viewers;
 use crate::probe::opened_unasked;
 use crate::publish::inventory::{Sources, State, inventory};
 use crate::publish::overview::{
-    Defined, DeviceLine, Given, GuestEntry, GuestState, GuestsFrom, Overview, ParentLine, Problem,
-    TypeLine, overview,
+    Defined, DeviceLine, Given, GuestEntry, GuestState, Guests, GuestsFrom, Overview, ParentLine,
+    Problem, TypeLine, overview,
 };
 use crate::publish::unknown::Around;
 
@@ -156,9 +156,7 @@ pub fn read(context: &Context, all: bool) -> Result<Overview, Failure> {
             inventory: &inventory,
             around: &around,
             names: &names,
-            domains: &guests.domains,
-            guests_from: guests.from,
-            guests_unknown: guests.unknown.as_ref(),
+            guests: &guests,
             policy: &policy,
             connect: context.connect.as_deref(),
             all,
@@ -171,14 +169,6 @@ pub fn read(context: &Context, all: bool) -> Result<Overview, Failure> {
         }
     }
     Ok(found)
-}
-
-/// The domains of a host, and where they come from.
-pub(super) struct Guests {
-    pub(super) domains: Vec<Defined>,
-    pub(super) from: GuestsFrom,
-    /// The reason why the domains are not known; `None` if they are.
-    unknown: Option<Problem>,
 }
 
 /// Returns all domains: libvirt's or, if the system's libvirt can't be asked, those in its files,

@@ -299,7 +299,7 @@ fn wrap(
                     Verdict::Warn => AnsiColor::Yellow.on_default().bold(),
                     Verdict::Fail => AnsiColor::Red.on_default().bold(),
                 };
-                let word = verdict.word();
+                let word = verdict.to_string();
                 format!("{style}{word}{style:#}{}", &blank[word.len()..])
             }
             None => blank.to_owned(),

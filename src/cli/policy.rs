@@ -6,7 +6,6 @@ use serde::Serialize;
 
 use crate::cli::subject::name;
 use crate::cli::{End, json, refused};
-use crate::device::record::FORMAT;
 use crate::domain::Domain;
 use crate::domain::policy::{Displays, Wishes};
 use crate::host::log::{By, Entry, What};
@@ -39,7 +38,6 @@ pub struct PolicyCommand {
 /// The output about the policy of one domain.
 #[derive(Serialize)]
 struct Shown {
-    format: u32,
     domain: String,
     /// The settings by name: the host's value, the domain's own, and the one in effect.
     policy: Vec<Row>,
@@ -232,7 +230,6 @@ impl PolicyCommand {
         let [host, own, effect] = [host.as_wishes(), own, in_effect.as_wishes()].map(|w| w.words());
         let rows = host.into_iter().zip(own).zip(effect);
         Ok(Shown {
-            format: FORMAT,
             domain: domain.name.clone().unwrap_or_default(),
             policy: rows
                 .map(|(((name, host), (_, own)), (_, effect))| Row {

@@ -14,13 +14,13 @@ use crate::cli::{End, GlobalArgs, json, seconds};
 use crate::device::evidence::{OpenPath, Step};
 use crate::device::facts::{Display, Facts, Reason};
 use crate::device::id::DeviceId;
-use crate::device::record::FORMAT;
 use crate::host::config;
 use crate::host::{Root, Warning, settings, sysfs};
 use crate::libvirt::{Context, Failure};
 use crate::probe::asking::{Outcome, Request, announce, ask_and_keep};
 use crate::probe::instance::{Instance, clean_up};
 use crate::probe::{Asked, Prober, may_open_type};
+use crate::publish::export::said;
 use crate::publish::inventory::{Sources, rule_for_type};
 
 /// The program that opens devices.
@@ -193,7 +193,7 @@ impl Probe {
     /// Prints the devices' answers as text or JSON.
     pub(super) fn print(&self, rows: &[Row], out: &mut dyn Write) -> anyhow::Result<()> {
         if self.json {
-            json(out, &json!({"format": FORMAT, "probes": rows}))
+            json(out, &json!({"probes": rows}))
         } else {
             if rows.is_empty() {
                 writeln!(
@@ -345,19 +345,7 @@ pub(super) fn row(id: DeviceId, outcome: Outcome) -> Row {
 
 /// Describes one device's answer in one line, for people to read.
 fn sentence(row: &Row) -> String {
-    let mut text = format!("{}: {}", row.id, row.facts.display.words().join(","));
-    if let Some(reason) = row.facts.display.reason() {
-        text = format!("{text} ({reason})");
-    }
-    if let Some(edid) = row.facts.edid {
-        text = match (edid.max_xres, edid.max_yres) {
-            (0, 0) => format!("{text}, EDID without a limit"),
-            (x, y) => format!("{text}, EDID up to {x}x{y}"),
-        };
-    }
-    if let Some(opregion) = row.facts.opregion {
-        text = format!("{text}, OpRegion of {} bytes", opregion.size);
-    }
+    let mut text = format!("{}: {}", row.id, said(&row.facts));
     if let Some(step) = row.step {
         text = format!("{text}, step {step}");
     }
@@ -446,31 +434,28 @@ mod tests {
     }
 
     #[test]
-    fn a_driver_that_wants_a_vm() {
-        let answer = Answer {
-            path: Some(OpenPath::Group),
-            errno: Some("ENOENT".into()),
-            ..Answer::none(Reason::NeedsVm, Step::Kvm)
-        };
-        let row = row_of(&answer);
-        assert_eq!(
-            sentence(&row),
-            "c1a20000-0000-4000-8000-000000000002: unknown (needs-vm), step kvm: ENOENT; \
-             its driver needs a KVM VM, which can't be made here"
-        );
-        assert_eq!(end(&[row]).unwrap(), End::Refused);
-    }
-
-    #[test]
-    fn a_device_in_use() {
-        let answer = Answer {
-            errno: Some("EBUSY".into()),
-            ..Answer::none(Reason::InUse, Step::Group)
-        };
-        assert_eq!(
-            sentence(&row_of(&answer)),
-            "c1a20000-0000-4000-8000-000000000002: unknown (in-use), step group: EBUSY; \
-             stop the guest that uses it, or run gfxplane learn DOMAIN"
-        );
+    fn a_device_that_could_not_be_asked() {
+        for (reason, step, errno, told) in [
+            (
+                Reason::NeedsVm,
+                Step::Kvm,
+                "ENOENT",
+                "unknown (needs-vm), step kvm: ENOENT; its driver needs a KVM VM, which can't be made here",
+            ),
+            (
+                Reason::InUse,
+                Step::Group,
+                "EBUSY",
+                "unknown (in-use), step group: EBUSY; stop the guest that uses it, or run gfxplane learn DOMAIN",
+            ),
+        ] {
+            let answer = Answer {
+                errno: Some(errno.into()),
+                ..Answer::none(reason, step)
+            };
+            let row = row_of(&answer);
+            assert_eq!(sentence(&row), format!("{}: {told}", row.id));
+            assert_eq!(end(&[row]).unwrap(), End::Refused);
+        }
     }
 }

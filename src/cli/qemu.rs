@@ -9,7 +9,6 @@ use serde_json::json;
 
 use crate::cli::page::Page;
 use crate::cli::{End, json};
-use crate::device::record::FORMAT;
 use crate::device::version::Version;
 use crate::host::emulator::{self, Asking};
 use crate::libvirt::Context;
@@ -70,7 +69,7 @@ impl QemuCommand {
         context.warn(&warnings);
         let answered = rows.iter().all(|row| row.abilities.qemu.is_some());
         if self.json {
-            json(out, &json!({"format": FORMAT, "emulators": rows}))?;
+            json(out, &json!({"emulators": rows}))?;
         } else {
             if rows.is_empty() {
                 context.say("no QEMU was found; gfxplane doctor says what is missing");

@@ -7,7 +7,6 @@ use serde_json::json;
 
 use crate::cli::page::{Page, count};
 use crate::cli::{End, json};
-use crate::device::record::FORMAT;
 use crate::device::rules::Rule;
 use crate::libvirt::Context;
 use crate::publish::export::export;
@@ -79,7 +78,7 @@ impl RulesCommand {
         let applies = |row: &Row<'_>| self.all || !row.devices.is_empty() || !row.types.is_empty();
         let rows: Vec<Row<'_>> = rows.filter(applies).collect();
         if self.json {
-            json(out, &json!({"format": FORMAT, "rules": rows}))?;
+            json(out, &json!({"rules": rows}))?;
             return Ok(End::Done);
         }
         context.warn(&inventory.warnings);
@@ -98,12 +97,11 @@ impl RulesCommand {
 impl Row<'_> {
     fn tell(&self, page: &mut Page) {
         let rule = self.rule;
-        let open = serde_json::to_value(rule.open).expect("a word");
         let facts = rule.facts.as_ref();
         let display = facts.map(|facts| format!("display {}", facts.display.words().join(",")));
         let parts = [
             display,
-            Some(format!("open: {}", open.as_str().unwrap_or_default())),
+            Some(format!("open: {}", rule.open)),
             Some(count(self.devices.len(), "device", "devices")),
             Some(count(self.types.len(), "type", "types")),
             Some(self.file.to_owned()),

@@ -71,29 +71,52 @@ enum Verb {
     NodedevDumpxml(NodedevDumpxml),
 }
 
+/// The kind of text that a verb prints.
+enum Printed {
+    /// A text for people, which may have colours. It lets nothing of others through that a terminal
+    /// acts on.
+    Page,
+    /// A document, which programs read to the byte.
+    Document,
+    /// Another text.
+    Lines,
+}
+
+impl Verb {
+    /// Returns whether the verb may ask libvirt, what it prints, and whether a pager shows that. A
+    /// verb has no pager if it takes long, asks a question, or prints a single line. `here`: true if
+    /// the command is about this host.
+    fn traits(&self, here: bool) -> (bool, Printed, bool) {
+        use Printed::{Document, Lines, Page};
+        match self {
+            Verb::List(_) => (false, Page, true),
+            Verb::Check(check) => (here || check.asks_libvirt(), Page, true),
+            Verb::Collect(_) => (here, Lines, false),
+            Verb::Doctor(_) | Verb::Qemu(_) => (here, Page, true),
+            Verb::Explain(explain) => (explain.asks_libvirt(), Page, true),
+            Verb::Export(export) => (here && export.format == Format::Prometheus, Document, true),
+            Verb::Fixup(fixup) => (here || fixup.about.asks_libvirt(), Page, true),
+            Verb::Learn(_) | Verb::Policy(_) | Verb::Verify(_) | Verb::Watch(_) => {
+                (true, Lines, false)
+            }
+            Verb::Undo(_) => (true, Document, false),
+            Verb::Log(_) => (false, Lines, true),
+            Verb::Probe(probe) => (probe.via.is_some(), Lines, false),
+            Verb::Rules(rules) => (false, if rules.export { Lines } else { Page }, true),
+            Verb::NodedevList(list) => (!list.offline, Lines, true),
+            Verb::NodedevDumpxml(dumpxml) => (!dumpxml.offline, Document, true),
+        }
+    }
+}
+
 impl Arguments {
     /// Returns whether the command may ask libvirt.
     #[must_use]
     pub fn ask_libvirt(&self) -> bool {
         // libvirt may be asked what this host's QEMU can do.
         let is_about_this_host = self.global.root.is_none();
-        let Some(verb) = &self.verb else {
-            return is_about_this_host;
-        };
-        match verb {
-            Verb::Check(check) => is_about_this_host || check.asks_libvirt(),
-            Verb::Explain(explain) => explain.asks_libvirt(),
-            Verb::Export(export) => is_about_this_host && export.format == Format::Prometheus,
-            Verb::Fixup(fixup) => is_about_this_host || fixup.about.asks_libvirt(),
-            Verb::NodedevList(list) => !list.offline,
-            Verb::NodedevDumpxml(dumpxml) => !dumpxml.offline,
-            Verb::Probe(probe) => probe.via.is_some(),
-            Verb::Collect(_) | Verb::Doctor(_) | Verb::Qemu(_) => is_about_this_host,
-            Verb::Learn(_) | Verb::Policy(_) | Verb::Undo(_) | Verb::Verify(_) | Verb::Watch(_) => {
-                true
-            }
-            Verb::List(_) | Verb::Log(_) | Verb::Rules(_) => false,
-        }
+        let verb = self.verb.as_ref();
+        verb.map_or(is_about_this_host, |verb| verb.traits(is_about_this_host).0)
     }
 
     /// Returns the URI of the libvirt that the user named, if any.
@@ -122,45 +145,19 @@ pub(crate) fn start(options: GlobalArgs, libvirt: Arc<dyn Libvirt>) -> Result<Co
 /// The errors of the verb; an option of the overview is given with a verb.
 pub fn run(arguments: Arguments, libvirt: Arc<dyn Libvirt>) -> anyhow::Result<End> {
     let context = start(arguments.global, libvirt)?;
-    // These verbs print documents, which programs read to the byte.
-    let is_document = matches!(
-        arguments.verb,
-        Some(Verb::Undo(_) | Verb::NodedevDumpxml(_) | Verb::Export(_))
-    );
-    // These may print colours. They make texts from elsewhere harmless for a terminal themselves.
-    let is_page = match &arguments.verb {
-        None => true,
-        Some(Verb::Rules(rules)) => !rules.export,
-        Some(verb) => matches!(
-            verb,
-            Verb::List(_)
-                | Verb::Check(_)
-                | Verb::Doctor(_)
-                | Verb::Explain(_)
-                | Verb::Fixup(_)
-                | Verb::Qemu(_)
-        ),
-    };
-    // These verbs take long, ask a question, or print a single line.
-    let is_paged = !matches!(
-        arguments.verb,
-        Some(
-            Verb::Collect(_)
-                | Verb::Learn(_)
-                | Verb::Undo(_)
-                | Verb::Policy(_)
-                | Verb::Probe(_)
-                | Verb::Verify(_)
-                | Verb::Watch(_)
-        )
-    );
+    let verb = arguments.verb.as_ref();
+    let (_, printed, is_paged) = verb.map_or((true, Printed::Page, true), |verb| verb.traits(true));
     let stdout: Box<dyn Write> = if is_paged {
         Box::new(Paged::default())
     } else {
         Box::new(std::io::stdout().lock())
     };
     let stdout = std::io::BufWriter::new(stdout);
-    let is_exact = is_page || is_document && !std::io::stdout().is_terminal();
+    let is_exact = match printed {
+        Printed::Page => true,
+        Printed::Document => !std::io::stdout().is_terminal(),
+        Printed::Lines => false,
+    };
     let mut out: Box<dyn Write> = if is_exact {
         Box::new(stdout)
     } else {

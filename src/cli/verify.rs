@@ -18,7 +18,6 @@ use crate::cli::progress::Progress;
 use crate::cli::subject::SubjectArgs;
 use crate::cli::{End, deadline, json, refused, seconds};
 use crate::device::id::DeviceId;
-use crate::device::record::FORMAT;
 use crate::domain::Domain;
 use crate::domain::policy::Wishes;
 use crate::libvirt::Start;
@@ -52,7 +51,6 @@ pub struct Verify {
 
 #[derive(Serialize)]
 struct Report<'p> {
-    format: u32,
     #[serde(skip_serializing_if = "Option::is_none")]
     domain: Option<&'p str>,
     starts: bool,
@@ -110,7 +108,6 @@ impl Verify {
             json(
                 out,
                 &Report {
-                    format: FORMAT,
                     domain: fixed.name.as_deref(),
                     starts: message.is_none(),
                     message,

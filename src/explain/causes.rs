@@ -149,10 +149,8 @@ fn of_checks(
     fixes: &mut Vec<Remedy>,
 ) {
     let lines = of_host(about.host, &about.symptom.topics, &about.devices());
-    here.extend(lines.iter().map(|line| {
-        let word = line.verdict.word();
-        format!("{word}: {} ({})", line.what, line.more)
-    }));
+    let told = |line: &Line| format!("{}: {} ({})", line.verdict, line.what, line.more);
+    here.extend(lines.iter().map(told));
     // A failure certainly is a problem, a warning only perhaps.
     let (fails, warns): (Vec<Line>, Vec<Line>) = lines
         .into_iter()

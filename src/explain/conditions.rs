@@ -8,11 +8,8 @@ use crate::explain::messages::{Condition, Symptom, Tell};
 use crate::explain::situation::Situation;
 use crate::plan::commands::Names;
 use crate::predict::screens::Vgpu;
-use crate::publish::gpus::GpuEntry;
+use crate::publish::gpus::{GpuEntry, INTEL, NVIDIA};
 use crate::publish::inventory::DeviceEntry;
-
-const NVIDIA: u16 = 0x10de;
-const INTEL: u16 = 0x8086;
 
 /// A message that was found and its symptom, with the host and the domain, on which conditions
 /// depend.

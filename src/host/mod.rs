@@ -261,7 +261,7 @@ pub(crate) fn has_kvm(root: &Root) -> Option<bool> {
 ///
 /// # Errors
 /// The errors of [`open_file`]; the file is larger, or not UTF-8.
-pub(crate) fn read_whole(path: &Path, limit: usize) -> io::Result<String> {
+pub fn read_whole(path: &Path, limit: usize) -> io::Result<String> {
     let mut text = String::new();
     let read = open_file(path)?
         .take(limit as u64 + 1)

@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 use crate::device::evidence::{Evidence, Finding};
 use crate::device::facts::Display;
 use crate::predict::hints::Hint;
+use crate::publish::inventory::TypeEntry;
 use crate::xml::escape;
 
 /// The value of the capability's attribute `type`.
@@ -13,34 +14,38 @@ pub(crate) const TYPE: &str = "vfio_display";
 
 /// Returns the capability of a device as indented lines, without a line ending after the last.
 pub fn of_device(finding: &Finding, hints: &[Hint]) -> String {
-    wrap(
-        &format!("capability type='{TYPE}'"),
-        &content(finding, hints),
-    )
+    let start = format!("capability type='{TYPE}'");
+    wrap(&start, content(finding, hints))
 }
 
 /// Returns the capability of a parent: a `<type>` element for each of its types, with the content
 /// that a device's capability has.
-pub(crate) fn of_parent<'a>(
-    types: impl Iterator<Item = (&'a str, &'a Finding, &'a [Hint])>,
-) -> String {
-    let types: Vec<String> = types
-        .map(|(id, finding, hints)| {
-            let start = format!("type id='{}'", escape(id));
-            wrap(&start, &content(finding, hints))
-        })
-        .collect();
-    wrap(&format!("capability type='{TYPE}'"), &types.join("\n"))
+pub(crate) fn of_parent(types: &[TypeEntry]) -> String {
+    let one = |entry: &TypeEntry| {
+        let start = format!("type id='{}'", escape(&entry.type_id));
+        wrap(&start, content(&entry.finding, &entry.require))
+    };
+    let start = format!("capability type='{TYPE}'");
+    wrap(&start, types.iter().map(one))
 }
 
-/// Returns an element with the lines `content`. `start` is its start tag without the brackets.
-fn wrap(start: &str, content: &str) -> String {
+/// Returns an element around others, each on lines of its own. `start` is the start tag without the
+/// brackets.
+pub(super) fn wrap(start: &str, content: impl IntoIterator<Item = String>) -> String {
     let name = start.split(' ').next().unwrap_or_default();
-    let lines = content.lines().map(|line| format!("  {line}\n"));
-    format!("<{start}>\n{}</{name}>", lines.collect::<String>())
+    let mut text = String::new();
+    for element in content {
+        for line in element.lines() {
+            text += &format!("  {line}\n");
+        }
+    }
+    match text.is_empty() {
+        true => format!("<{start}/>"),
+        false => format!("<{start}>\n{text}</{name}>"),
+    }
 }
 
-fn content(finding: &Finding, hints: &[Hint]) -> String {
+fn content(finding: &Finding, hints: &[Hint]) -> Vec<String> {
     let facts = &finding.facts;
     let mut lines = Vec::new();
     match &facts.display {
@@ -67,8 +72,7 @@ fn content(finding: &Finding, hints: &[Hint]) -> String {
         lines.push(format!("<opregion size='{}'/>", opregion.size));
     }
     if !hints.is_empty() {
-        let options: Vec<String> = hints.iter().map(option).collect();
-        lines.push(wrap("require", &options.join("\n")));
+        lines.push(wrap("require", hints.iter().map(option)));
     }
     if let Some(evidence) = &finding.evidence {
         let attributes = evidence_parts(evidence)
@@ -76,7 +80,7 @@ fn content(finding: &Finding, hints: &[Hint]) -> String {
             .map(|(name, value)| format!(" {name}='{}'", escape(&value)));
         lines.push(format!("<evidence{}/>", attributes.collect::<String>()));
     }
-    lines.join("\n")
+    lines
 }
 
 /// Returns the known parts of a piece of evidence with their names, the method first.

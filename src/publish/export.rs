@@ -40,20 +40,12 @@ struct Kind {
     type_id: String,
 }
 
-/// One measurement of a device or type.
-struct Measured {
-    /// The measured device or type, for messages.
-    of: String,
-    facts: Facts,
-    evidence: Evidence,
-    open: Open,
-}
-
 /// Returns the rules for the measurements of this host: valid records of active devices, records of
 /// types from this boot, and the kernel's own statements. A type whose measurements differ, or a
 /// measured device without a type, gets no rule, but an entry in `left_out`.
 pub fn export(sources: &Sources) -> Export {
-    let mut kinds: BTreeMap<Kind, Vec<Measured>> = BTreeMap::new();
+    // Each measurement is a rule, beside the name of what was measured.
+    let mut kinds: BTreeMap<Kind, Vec<(String, Rule)>> = BTreeMap::new();
     let mut export = Export::default();
     let host = &sources.host;
     for device in &host.devices {
@@ -75,12 +67,9 @@ pub fn export(sources: &Sources) -> Export {
             driver,
             type_id,
         };
-        kinds.entry(kind).or_default().push(Measured {
-            of: entry.id.to_string(),
-            facts: entry.finding.facts,
-            evidence,
-            open: entry.open,
-        });
+        let rule = rule(&kind, &entry.finding.facts, &evidence, entry.open);
+        let all = kinds.entry(kind).or_default();
+        all.push((entry.id.to_string(), rule));
     }
     for parent in &host.parents {
         for of_type in &parent.types {
@@ -89,33 +78,33 @@ pub fn export(sources: &Sources) -> Export {
             let Some(record) = record.filter(is_this_boots) else {
                 continue;
             };
-            let rule = rule_for_type(sources, Some(parent), &of_type.id, Some(of_type));
+            let known = rule_for_type(sources, Some(parent), &of_type.id, Some(of_type));
+            let open = known.map_or(Open::Named, |rule| rule.open);
             let kind = Kind {
                 bus: Bus::Mdev,
                 driver: parent.driver.clone(),
                 type_id: of_type.id.clone(),
             };
-            kinds.entry(kind).or_default().push(Measured {
-                of: format!("the record of {}", of_type.id),
-                facts: record.facts.clone(),
-                evidence: record.evidence(),
-                open: rule.map_or(Open::Named, |rule| rule.open),
-            });
+            let rule = rule(&kind, &record.facts, &record.evidence(), open);
+            let all = kinds.entry(kind).or_default();
+            all.push((format!("the record of {}", of_type.id), rule));
         }
     }
     for (kind, all) in kinds {
-        let said = |measured: &Measured| said(&measured.facts);
-        let Some(first) = all.first() else { continue };
-        match all.iter().find(|other| said(other) != said(first)) {
+        let said = |(of, rule): &(String, Rule)| {
+            let facts = rule.facts.as_ref().map(said);
+            format!("{of} says {}", facts.unwrap_or_default())
+        };
+        let mut all = all.into_iter();
+        let Some(first) = all.next() else { continue };
+        match all.find(|(_, other)| other.facts != first.1.facts) {
             Some(other) => export.left_out.push(format!(
-                "{}: {} says {}, {} says {}",
+                "{}: {}, {}",
                 kind.type_id,
-                first.of,
-                said(first),
-                other.of,
-                said(other)
+                said(&first),
+                said(&other)
             )),
-            None => export.rules.push(rule(&kind, first)),
+            None => export.rules.push(first.1),
         }
     }
     let names: Vec<String> = export.rules.iter().map(|rule| rule.name.clone()).collect();
@@ -166,7 +155,8 @@ fn measured(finding: &Finding) -> Option<Evidence> {
     (finding.facts.display.is_answer() && evidence.method.is_measured()).then_some(evidence)
 }
 
-fn rule(kind: &Kind, measured: &Measured) -> Rule {
+/// Makes the rule that a measurement of a kind of devices becomes.
+fn rule(kind: &Kind, facts: &Facts, evidence: &Evidence, open: Open) -> Rule {
     let driver: Vec<String> = kind.driver.iter().map(|driver| literally(driver)).collect();
     let (driver, parent_driver) = match kind.bus {
         Bus::Mdev => (Vec::new(), driver),
@@ -174,7 +164,7 @@ fn rule(kind: &Kind, measured: &Measured) -> Rule {
     };
     Rule {
         name: format!("measured-{}", kind.type_id),
-        source: source(&measured.evidence),
+        source: source(evidence),
         matches: Match {
             bus: Some(kind.bus),
             driver,
@@ -184,9 +174,9 @@ fn rule(kind: &Kind, measured: &Measured) -> Rule {
         },
         facts: Some(Facts {
             device: None,
-            ..measured.facts.clone()
+            ..facts.clone()
         }),
-        open: measured.open,
+        open,
     }
 }
 
@@ -220,14 +210,16 @@ fn literally(text: &str) -> String {
     glob
 }
 
-/// Returns facts in words, such as `dmabuf, EDID 1920x1080`.
-fn said(facts: &Facts) -> String {
-    let mut words = facts.display.words().join(" and ");
+/// Describes the facts about a device in one line, for people to read.
+pub(crate) fn said(facts: &Facts) -> String {
+    let mut words = facts.display.words().join(",");
     if let Display::Unknown(reason) = &facts.display {
         let _ = write!(words, " ({reason})");
     }
-    if let Some(edid) = facts.edid {
-        let _ = write!(words, ", EDID {}x{}", edid.max_xres, edid.max_yres);
+    match facts.edid.map(|edid| (edid.max_xres, edid.max_yres)) {
+        Some((0, 0)) => words.push_str(", EDID without a limit"),
+        Some((x, y)) => drop(write!(words, ", EDID up to {x}x{y}")),
+        None => {}
     }
     if let Some(opregion) = facts.opregion {
         let _ = write!(words, ", OpRegion of {} bytes", opregion.size);
@@ -265,19 +257,14 @@ mod tests {
     use crate::device::rules::{Rules, Subject};
 
     fn exported(kind: &Kind, facts: &Facts, open: Open) -> Export {
-        let measured = Measured {
-            of: "x".into(),
-            facts: facts.clone(),
-            evidence: Evidence {
-                driver: Some("d".into()),
-                driver_version: Some("1\"2".into()),
-                kernel: Some("6.12".into()),
-                ..Evidence::by(Method::Probe)
-            },
-            open,
+        let evidence = Evidence {
+            driver: Some("d".into()),
+            driver_version: Some("1\"2".into()),
+            kernel: Some("6.12".into()),
+            ..Evidence::by(Method::Probe)
         };
         Export {
-            rules: vec![rule(kind, &measured)],
+            rules: vec![rule(kind, facts, &evidence, open)],
             left_out: Vec::new(),
         }
     }

@@ -110,10 +110,10 @@ pub(crate) fn ids(pci: &Pci) -> String {
 }
 
 /// NVIDIA's PCI vendor id.
-const NVIDIA: u16 = 0x10de;
+pub(crate) const NVIDIA: u16 = 0x10de;
 
 /// Intel's PCI vendor id.
-const INTEL: u16 = 0x8086;
+pub(crate) const INTEL: u16 = 0x8086;
 
 /// Returns why a graphics card offers no vGPU. `None` if the card offers one, if the card is a vfio
 /// device itself, or if the reason is not known.

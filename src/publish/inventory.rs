@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::device::evidence::{Evidence, Finding, Method, resolve};
 use crate::device::facts::{Facts, Reason};
-use crate::device::id::DeviceId;
+use crate::device::id::{DeviceId, display_as_serde};
 use crate::device::record::{Circumstances, Record};
 use crate::device::rules::{Bus, Open, Rule, Rules, Subject};
 use crate::host::Warning;
@@ -29,6 +29,8 @@ pub enum State {
     /// mdevctl has a definition of the device, but the device does not exist.
     Defined,
 }
+
+display_as_serde!(State);
 
 /// A device and the knowledge about it. Its JSON is an entry of `gfxplane list --json`.
 #[derive(Debug, Clone, Serialize)]
@@ -118,8 +120,6 @@ pub struct TypeEntry {
 /// A host and all knowledge about its devices and types.
 #[derive(Debug, Clone, Serialize)]
 pub struct Inventory {
-    /// The format's version, [`crate::device::record::FORMAT`].
-    pub format: u32,
     /// The kernel's release.
     pub kernel: String,
     /// The active and defined devices, sorted by id.
@@ -181,7 +181,6 @@ pub fn inventory(sources: &Sources) -> Inventory {
         .iter()
         .flat_map(|parent| parent.types.iter().map(move |t| (parent, t)));
     Inventory {
-        format: crate::device::record::FORMAT,
         kernel: host.kernel.clone(),
         devices,
         types: types
@@ -237,14 +236,12 @@ pub fn active(sources: &Sources, device: &Device) -> DeviceEntry {
     } else {
         Reason::NotProbed
     };
-    let finding = resolve(
-        evidence(
-            device.kernel_facts.as_ref(),
-            host,
-            record.into_iter().chain(qemu),
-            sibling,
-            rule,
-        ),
+    let finding = finding(
+        device.kernel_facts.as_ref(),
+        host,
+        record.into_iter().chain(qemu),
+        sibling,
+        rule,
         nothing,
     );
     DeviceEntry {
@@ -283,14 +280,12 @@ pub(crate) fn defined(sources: &Sources, definition: &Definition) -> DeviceEntry
     let of_type =
         parent.and_then(|parent| parent.types.iter().find(|t| t.id == definition.type_id));
     let rule = rule_for_type(sources, parent, &definition.type_id, of_type);
-    let finding = resolve(
-        evidence(
-            of_type.and_then(|t| t.kernel_facts.as_ref()),
-            host,
-            [],
-            sibling_of_type(sources, &definition.type_id),
-            rule,
-        ),
+    let finding = finding(
+        of_type.and_then(|t| t.kernel_facts.as_ref()),
+        host,
+        [],
+        sibling_of_type(sources, &definition.type_id),
+        rule,
         Reason::NotActive,
     );
     let render_node = parent.and_then(|parent| parent.render_node.clone());
@@ -321,15 +316,12 @@ pub(crate) fn defined(sources: &Sources, definition: &Definition) -> DeviceEntry
 /// Returns the entry of one type of a parent.
 pub(crate) fn type_entry(sources: &Sources, parent: &Parent, of_type: &MdevType) -> TypeEntry {
     let rule = rule_for_type(sources, Some(parent), &of_type.id, Some(of_type));
-    let sibling = sibling_of_type(sources, &of_type.id);
-    let finding = resolve(
-        evidence(
-            of_type.kernel_facts.as_ref(),
-            &sources.host,
-            [],
-            sibling,
-            rule,
-        ),
+    let finding = finding(
+        of_type.kernel_facts.as_ref(),
+        &sources.host,
+        [],
+        sibling_of_type(sources, &of_type.id),
+        rule,
         Reason::NotProbed,
     );
     TypeEntry {
@@ -378,13 +370,15 @@ pub(crate) fn sibling_of_type<'a>(sources: &'a Sources, type_id: &str) -> Option
     (holds && record.facts.display.is_answer()).then_some(record)
 }
 
-fn evidence<'r>(
+/// Joins what the sources say. `nothing` is the reason if no source says anything.
+fn finding<'r>(
     kernel: Option<&Facts>,
     host: &Host,
     records: impl IntoIterator<Item = &'r Record>,
     sibling: Option<&Record>,
     rule: Option<&Rule>,
-) -> Vec<(Facts, Evidence)> {
+    nothing: Reason,
+) -> Finding {
     let mut sources = Vec::new();
     if let Some(facts) = kernel {
         let evidence = Evidence {
@@ -408,7 +402,7 @@ fn evidence<'r>(
     {
         sources.push((facts, rule.evidence()));
     }
-    sources
+    resolve(sources, nothing)
 }
 
 #[cfg(test)]

@@ -7,7 +7,9 @@
 use std::path::Path;
 
 use crate::device::id::{DeviceId, PciAddress};
-use crate::host::sysfs::{Device, Parent, Pci};
+use crate::host::sysfs::{MdevType, Parent, Pci};
+use crate::publish::capability::wrap;
+use crate::publish::inventory::DeviceEntry;
 use crate::xml::escape;
 
 /// Returns libvirt's name of the node device (`udevGenerateDeviceName`): each byte that is not a
@@ -28,44 +30,22 @@ pub(crate) fn name_of_parent(parent: &Parent) -> String {
     ))
 }
 
-/// An active or defined mdev.
-#[derive(Debug, Clone, Copy)]
-pub struct Mdev<'a> {
-    /// The mdev's UUID.
-    pub id: DeviceId,
-    /// The sysfs name of the mdev's parent, if it is known.
-    pub parent: Option<&'a str>,
-    /// The name of the node device that libvirt has as the mdev's `<parent>`.
-    pub parent_node: &'a str,
-    /// The id of the mdev's type.
-    pub type_id: &'a str,
-    /// The device in sysfs, if it is active.
-    pub active: Option<&'a Device>,
-}
-
-/// Returns the XML of an mdev.
-pub(crate) fn mdev(mdev: &Mdev<'_>) -> String {
-    let name = name_of(mdev.id, mdev.parent);
-    let mut capability = format!(
-        "    <type id='{}'/>\n    <uuid>{}</uuid>\n",
-        escape(mdev.type_id),
-        mdev.id
-    );
-    if let Some(parent) = mdev.parent {
-        capability += &format!("    <parent_addr>{}</parent_addr>\n", escape(parent));
-    }
-    if let Some(group) = mdev.active.and_then(|device| device.iommu_group) {
-        capability += &format!("    <iommuGroup number='{group}'/>\n");
-    }
-    let path = mdev.active.map(|device| device.path.as_path());
-    let driver = mdev.active.and_then(|device| device.driver.as_deref());
-    device(
-        &name,
-        path,
-        mdev.parent_node,
-        driver,
-        &format!("  <capability type='mdev'>\n{capability}  </capability>\n"),
-    )
+/// Returns the XML of an mdev. `path` is its place in sysfs if it is active, and `parent_node` the node
+/// device that libvirt names as its parent.
+pub(crate) fn mdev(entry: &DeviceEntry, path: Option<&Path>, parent_node: &str) -> String {
+    let type_id = entry.type_id.as_deref().unwrap_or_default();
+    let parent = entry.parent.as_deref();
+    let parts = [
+        Some(format!("<type id='{}'/>", escape(type_id))),
+        Some(format!("<uuid>{}</uuid>", entry.id)),
+        parent.map(|parent| format!("<parent_addr>{}</parent_addr>", escape(parent))),
+        entry
+            .iommu_group
+            .map(|group| format!("<iommuGroup number='{group}'/>")),
+    ];
+    let capability = wrap("capability type='mdev'", parts.into_iter().flatten());
+    let driver = entry.driver.as_deref();
+    device(&entry.nodedev, path, parent_node, driver, Some(capability))
 }
 
 /// Returns the XML of a PCI device. `path`: its directory in sysfs. `driver`: the bound driver.
@@ -77,42 +57,34 @@ pub(crate) fn pci(pci: &Pci, path: &Path, driver: Option<&str>, parent: Option<&
         device: slot,
         function,
     } = pci.address;
-    let mut capability = format!(
-        "    <class>0x{:06x}</class>\n    <domain>{domain}</domain>\n    <bus>{bus}</bus>\n    \
-         <slot>{slot}</slot>\n    <function>{function}</function>\n    \
-         <product id='0x{:04x}'/>\n    <vendor id='0x{:04x}'/>\n",
-        pci.class & 0xff_ffff,
-        pci.device,
-        pci.vendor
-    );
+    let mut parts = vec![
+        format!("<class>0x{:06x}</class>", pci.class & 0xff_ffff),
+        format!("<domain>{domain}</domain>"),
+        format!("<bus>{bus}</bus>"),
+        format!("<slot>{slot}</slot>"),
+        format!("<function>{function}</function>"),
+        format!("<product id='0x{:04x}'/>", pci.device),
+        format!("<vendor id='0x{:04x}'/>", pci.vendor),
+    ];
+    let addresses = |all: &[PciAddress]| all.iter().map(|one| address(*one)).collect::<Vec<_>>();
     if let Some(physfn) = pci.physfn {
-        let address = address(physfn);
-        capability +=
-            &format!("    <capability type='phys_function'>\n      {address}\n    </capability>\n");
+        parts.push(wrap("capability type='phys_function'", [address(physfn)]));
     }
     if !pci.virtfns.is_empty() || pci.total_vfs.is_some_and(|total| total > 0) {
         let count = pci.total_vfs.map(|total| format!(" maxCount='{total}'"));
-        capability += &format!(
-            "    <capability type='virt_functions'{}",
+        let start = format!(
+            "capability type='virt_functions'{}",
             count.unwrap_or_default()
         );
-        capability += &match addresses(&pci.virtfns) {
-            none if none.is_empty() => "/>\n".to_owned(),
-            functions => format!(">\n{functions}    </capability>\n"),
-        };
+        parts.push(wrap(&start, addresses(&pci.virtfns)));
     }
-    if let Some(parent) = parent {
-        capability.push_str(&mdev_types(parent));
-    }
-    if let Some((group, members)) = pci
-        .iommu_group
-        .as_ref()
-        .filter(|(_, members)| !members.is_empty())
-    {
-        capability += &format!(
-            "    <iommuGroup number='{group}'>\n{}    </iommuGroup>\n",
-            addresses(members)
-        );
+    parts.extend(parent.and_then(mdev_types));
+    let group = pci.iommu_group.as_ref();
+    if let Some((group, members)) = group.filter(|(_, members)| !members.is_empty()) {
+        parts.push(wrap(
+            &format!("iommuGroup number='{group}'"),
+            addresses(members),
+        ));
     }
     let above = path
         .parent()
@@ -123,13 +95,8 @@ pub(crate) fn pci(pci: &Pci, path: &Path, driver: Option<&str>, parent: Option<&
         _ => "computer".into(),
     };
     let name = name_of(DeviceId::Pci(pci.address), None);
-    device(
-        &name,
-        Some(path),
-        &above,
-        driver,
-        &format!("  <capability type='pci'>\n{capability}  </capability>\n"),
-    )
+    let capability = wrap("capability type='pci'", parts);
+    device(&name, Some(path), &above, driver, Some(capability))
 }
 
 /// Returns the XML of a parent that is not a PCI device.
@@ -138,40 +105,31 @@ pub(crate) fn pci(pci: &Pci, path: &Path, driver: Option<&str>, parent: Option<&
 /// libvirt gives mtty an `mdev_types` capability that libvirt's own schema does not allow; this XML
 /// leaves it out.
 pub(crate) fn other_parent(parent: &Parent) -> String {
-    device(
-        &name_of_parent(parent),
-        Some(&parent.path),
-        "computer",
-        parent.bound_driver.as_deref(),
-        "",
-    )
+    let (name, driver) = (name_of_parent(parent), parent.bound_driver.as_deref());
+    device(&name, Some(&parent.path), "computer", driver, None)
 }
 
 /// The device APIs that libvirt's schema allows. A type with any other device API would make the
 /// whole document invalid.
 const DEVICE_APIS: [&str; 3] = ["vfio-pci", "vfio-ccw", "vfio-ap"];
 
-fn mdev_types(parent: &Parent) -> String {
-    let types = parent.types.iter().filter(|t| {
-        let api = t.device_api.as_deref();
-        api.is_some_and(|api| DEVICE_APIS.contains(&api)) && t.available_instances.is_some()
-    });
-    let mut text = String::new();
-    for of_type in types {
-        text += &format!("      <type id='{}'>\n", escape(&of_type.id));
-        if let Some(name) = &of_type.name {
-            text += &format!("        <name>{}</name>\n", escape(name));
-        }
-        text += &format!(
-            "        <deviceAPI>{}</deviceAPI>\n        <availableInstances>{}</availableInstances>\n      </type>\n",
-            escape(of_type.device_api.as_deref().unwrap_or_default()),
-            of_type.available_instances.unwrap_or_default()
-        );
-    }
-    if text.is_empty() {
-        return text;
-    }
-    format!("    <capability type='mdev_types'>\n{text}    </capability>\n")
+/// Returns the capability with the types that a parent offers; `None` if libvirt can show none.
+fn mdev_types(parent: &Parent) -> Option<String> {
+    let of_type = |one: &MdevType| {
+        let api = one.device_api.as_deref()?;
+        let left = one.available_instances?;
+        let name = one.name.as_deref();
+        let parts = [
+            name.map(|name| format!("<name>{}</name>", escape(name))),
+            Some(format!("<deviceAPI>{}</deviceAPI>", escape(api))),
+            Some(format!("<availableInstances>{left}</availableInstances>")),
+        ];
+        let start = format!("type id='{}'", escape(&one.id));
+        let is_known = DEVICE_APIS.contains(&api);
+        is_known.then(|| wrap(&start, parts.into_iter().flatten()))
+    };
+    let types: Vec<String> = parent.types.iter().filter_map(of_type).collect();
+    (!types.is_empty()).then(|| wrap("capability type='mdev_types'", types))
 }
 
 fn device(
@@ -179,24 +137,18 @@ fn device(
     path: Option<&Path>,
     parent: &str,
     driver: Option<&str>,
-    capability: &str,
+    capability: Option<String>,
 ) -> String {
-    let mut text = format!("<device>\n  <name>{}</name>\n", escape(name));
-    if let Some(path) = path {
-        text += &format!("  <path>{}</path>\n", escape(&path.to_string_lossy()));
-    }
-    text += &format!("  <parent>{}</parent>\n", escape(parent));
-    if let Some(driver) = driver {
-        let driver = escape(driver);
-        text += &format!("  <driver>\n    <name>{driver}</name>\n  </driver>\n");
-    }
-    text + capability + "</device>\n"
-}
-
-/// Returns an `<address>` line for each address.
-fn addresses(all: &[PciAddress]) -> String {
-    let lines = all.iter().map(|one| format!("      {}\n", address(*one)));
-    lines.collect()
+    let path = path.map(Path::to_string_lossy);
+    let name_of = |name: &str| format!("<name>{}</name>", escape(name));
+    let parts = [
+        Some(name_of(name)),
+        path.map(|path| format!("<path>{}</path>", escape(&path))),
+        Some(format!("<parent>{}</parent>", escape(parent))),
+        driver.map(|driver| wrap("driver", [name_of(driver)])),
+        capability,
+    ];
+    wrap("device", parts.into_iter().flatten()) + "\n"
 }
 
 fn address(address: PciAddress) -> String {

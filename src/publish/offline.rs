@@ -3,7 +3,6 @@
 use std::collections::HashSet;
 
 use crate::device::id::{DeviceId, last_name};
-use crate::host::mdevctl::Definition;
 use crate::host::sysfs::{Device, Parent};
 use crate::publish::inventory::{
     DeviceEntry, Sources, State, TypeEntry, active, defined, type_entry,
@@ -11,12 +10,10 @@ use crate::publish::inventory::{
 use crate::publish::{capability, node_device};
 
 /// A vfio device or the parent of mdevs, as a node device.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub enum Node<'a> {
-    /// A vfio device that exists.
-    Active(&'a Device),
-    /// An mdev that mdevctl has defined, and that is not active.
-    Defined(&'a Definition),
+    /// A vfio device, and what sysfs has of it if it is active.
+    Device(Box<DeviceEntry>, Option<&'a Device>),
     /// A device on which mdevs can be created.
     Parent(&'a Parent),
 }
@@ -25,29 +22,19 @@ pub enum Node<'a> {
 pub fn nodes(sources: &Sources) -> Vec<(String, Node<'_>)> {
     let host = &sources.host;
     let there: HashSet<DeviceId> = host.devices.iter().map(|device| device.id).collect();
-    let active = host.devices.iter().map(|d| {
-        (
-            node_device::name_of(d.id, d.parent.as_deref()),
-            Node::Active(d),
-        )
+    let devices = host.devices.iter();
+    let devices = devices.map(|device| (active(sources, device), Some(device)));
+    let definitions = sources.definitions.iter();
+    let definitions = definitions.filter(|one| !there.contains(&DeviceId::Mdev(one.uuid)));
+    let definitions = definitions.map(|one| (defined(sources, one), None));
+    let devices = devices.chain(definitions).map(|(entry, device)| {
+        let name = entry.nodedev.clone();
+        (name, Node::Device(Box::new(entry), device))
     });
-    let defined = sources
-        .definitions
-        .iter()
-        .filter(|definition| !there.contains(&DeviceId::Mdev(definition.uuid)))
-        .map(|definition| {
-            let id = DeviceId::Mdev(definition.uuid);
-            (
-                node_device::name_of(id, Some(&definition.parent)),
-                Node::Defined(definition),
-            )
-        });
-    let parents = host
-        .parents
-        .iter()
-        .filter(|parent| !parent.types.is_empty())
-        .map(|parent| (node_device::name_of_parent(parent), Node::Parent(parent)));
-    let mut nodes: Vec<_> = active.chain(defined).chain(parents).collect();
+    let parents = host.parents.iter();
+    let parents = parents.filter(|parent| !parent.types.is_empty());
+    let parents = parents.map(|one| (node_device::name_of_parent(one), Node::Parent(one)));
+    let mut nodes: Vec<_> = devices.chain(parents).collect();
     nodes.sort_by(|a, b| a.0.cmp(&b.0));
     // A PCI device may be bound to a vfio driver and also offer types. The entry for the device
     // itself counts.
@@ -63,14 +50,10 @@ pub fn find<'a>(sources: &'a Sources, text: &str) -> Option<(String, Node<'a>)> 
     let means = |(name, node): &(String, Node<'_>)| {
         name == text
             || match node {
-                Node::Active(device) => wanted == Some(device.id),
-                Node::Defined(definition) => wanted == Some(DeviceId::Mdev(definition.uuid)),
+                Node::Device(entry, _) => wanted == Some(entry.id),
                 Node::Parent(parent) => {
-                    parent.name == text
-                        || parent
-                            .pci
-                            .as_ref()
-                            .is_some_and(|pci| wanted == Some(DeviceId::Pci(pci.address)))
+                    let id = parent.pci.as_ref().map(|pci| DeviceId::Pci(pci.address));
+                    parent.name == text || id.is_some_and(|id| wanted == Some(id))
                 }
             }
     };
@@ -81,32 +64,24 @@ impl Node<'_> {
     /// Returns libvirt's XML of the node device, rebuilt from sysfs ([`node_device`]).
     pub fn xml(&self, sources: &Sources) -> String {
         match self {
-            Node::Active(active) => match (active.id, &active.pci) {
-                (DeviceId::Pci(_), Some(pci)) => {
-                    node_device::pci(pci, &active.path, active.driver.as_deref(), None)
+            Node::Device(entry, device) => {
+                let path = device.map(|device| device.path.as_path());
+                let pci = device.and_then(|device| device.pci.as_ref());
+                match (entry.id, path.zip(pci)) {
+                    (DeviceId::Pci(_), Some((path, pci))) => {
+                        node_device::pci(pci, path, entry.driver.as_deref(), None)
+                    }
+                    _ => {
+                        let parent = parent_node(sources, entry.parent.as_deref());
+                        node_device::mdev(entry, path, &parent)
+                    }
                 }
-                _ => node_device::mdev(&node_device::Mdev {
-                    id: active.id,
-                    parent: active.parent.as_deref(),
-                    parent_node: &parent_node(sources, active.parent.as_deref()),
-                    type_id: active.type_id.as_deref().unwrap_or_default(),
-                    active: Some(active),
-                }),
-            },
-            Node::Defined(definition) => node_device::mdev(&node_device::Mdev {
-                id: DeviceId::Mdev(definition.uuid),
-                parent: Some(&definition.parent),
-                parent_node: &parent_node(sources, Some(&definition.parent)),
-                type_id: &definition.type_id,
-                active: None,
-            }),
+            }
             Node::Parent(parent) => match &parent.pci {
-                Some(pci) => node_device::pci(
-                    pci,
-                    &parent.path,
-                    parent.bound_driver.as_deref(),
-                    Some(parent),
-                ),
+                Some(pci) => {
+                    let driver = parent.bound_driver.as_deref();
+                    node_device::pci(pci, &parent.path, driver, Some(parent))
+                }
                 None => node_device::other_parent(parent),
             },
         }
@@ -114,19 +89,14 @@ impl Node<'_> {
 
     /// Returns the `vfio_display` capability of the node device.
     pub fn capability(&self, sources: &Sources) -> String {
-        let of_device = |entry: &DeviceEntry| capability::of_device(&entry.finding, &entry.require);
         match self {
-            Node::Active(device) => of_device(&active(sources, device)),
-            Node::Defined(definition) => of_device(&defined(sources, definition)),
+            Node::Device(entry, _) => capability::of_device(&entry.finding, &entry.require),
             Node::Parent(parent) => {
-                let types: Vec<TypeEntry> = parent
-                    .types
-                    .iter()
+                let types = parent.types.iter();
+                let types: Vec<TypeEntry> = types
                     .map(|of_type| type_entry(sources, parent, of_type))
                     .collect();
-                let types = types.iter();
-                let types = types.map(|t| (t.type_id.as_str(), &t.finding, t.require.as_slice()));
-                capability::of_parent(types)
+                capability::of_parent(&types)
             }
         }
     }
@@ -134,8 +104,8 @@ impl Node<'_> {
     /// Returns whether the node device is active or exists only as a definition.
     pub fn state(&self) -> State {
         match self {
-            Node::Defined(_) => State::Defined,
-            Node::Active(_) | Node::Parent(_) => State::Active,
+            Node::Device(entry, _) => entry.state,
+            Node::Parent(_) => State::Active,
         }
     }
 }

@@ -12,7 +12,6 @@ use serde::Serialize;
 
 use crate::device::facts::Display;
 use crate::device::id::{DeviceId, PciAddress};
-use crate::device::record::FORMAT;
 use crate::domain::GraphicsType;
 use crate::domain::policy::Policy;
 use crate::host::Warning;
@@ -60,6 +59,17 @@ pub struct Defined {
     pub xml: String,
     /// The domain's state.
     pub state: GuestState,
+}
+
+/// The domains of a host, and where they come from.
+#[derive(Debug)]
+pub struct Guests {
+    /// The domains; empty if they are not known.
+    pub domains: Vec<Defined>,
+    /// The source of the domains.
+    pub from: GuestsFrom,
+    /// The reason why the domains are not known, if they are not.
+    pub unknown: Option<Problem>,
 }
 
 /// The source of the list of guests.
@@ -198,8 +208,6 @@ pub struct Summary {
 /// The host as a tree. `gfxplane --json` prints it as JSON.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Overview {
-    /// The format's version, [`FORMAT`].
-    pub format: u32,
     /// The kernel's release.
     pub kernel: String,
     /// The level of the worst problem; [`Level::Info`] if there is none.
@@ -248,11 +256,7 @@ pub struct Given<'g> {
     /// The names of PCI devices, by vendor and device ID.
     pub names: &'g BTreeMap<(u16, u16), String>,
     /// The host's domains.
-    pub domains: &'g [Defined],
-    /// The source of the domains.
-    pub guests_from: GuestsFrom,
-    /// The reason why the domains are not known; `None` if they are known.
-    pub guests_unknown: Option<&'g Problem>,
+    pub guests: &'g Guests,
     /// The host's policy.
     pub policy: &'g Policy,
     /// libvirt's URI, if the user gave it.
@@ -270,7 +274,7 @@ pub fn overview(given: Given<'_>, surroundings: &dyn Surroundings) -> Overview {
     };
     let mut guests: BTreeMap<DeviceId, Vec<GuestEntry>> = BTreeMap::new();
     let mut without_device = Vec::new();
-    for domain in given.domains {
+    for domain in &given.guests.domains {
         for (id, guest) in guests::entries(given, domain, surroundings, &mut summary) {
             match id {
                 Some(id) => guests.entry(id).or_default().push(guest),
@@ -287,11 +291,10 @@ pub fn overview(given: Given<'_>, surroundings: &dyn Surroundings) -> Overview {
         .map(|(id, guests)| guests::absent(id, guests, surroundings))
         .collect();
     let mut overview = Overview {
-        format: FORMAT,
         kernel: given.inventory.kernel.clone(),
         worst: Level::Info,
-        guests_from: given.guests_from,
-        guests_unknown: given.guests_unknown.cloned(),
+        guests_from: given.guests.from,
+        guests_unknown: given.guests.unknown.clone(),
         summary,
         parents,
         absent,

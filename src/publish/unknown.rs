@@ -7,19 +7,21 @@ use std::fmt;
 use crate::device::facts::Reason;
 use crate::device::id::DeviceId;
 use crate::host::{Root, Warning, has_kvm, read_names, sysfs};
-pub(crate) use crate::predict::abilities::LOAD_KVM;
+use crate::plan::Level;
+use crate::predict::abilities::LOAD_KVM;
 use crate::predict::screens::Here;
 use crate::publish::inventory::{DeviceEntry, State};
 use crate::publish::node_device::name_of;
+use crate::publish::overview::Problem;
 
 /// The command that loads the kernel's vfio.
 pub(crate) const LOAD_VFIO: &str = "sudo modprobe vfio_iommu_type1";
 
 /// The text about a driver that opens a device only for a virtual machine.
-pub(crate) const KVM_ONLY: &str = "its driver opens it only for a KVM VM";
+const KVM_ONLY: &str = "its driver opens it only for a KVM VM";
 
 /// The text about a host that can't make a virtual machine.
-pub(crate) const NO_KVM: &str = "there is no /dev/kvm";
+const NO_KVM: &str = "there is no /dev/kvm";
 
 /// The facts about a host that decide which fixes for a device apply.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -42,18 +44,36 @@ impl Around {
         }
     }
 
-    /// Returns whether a device's driver needs a KVM virtual machine, and the host lacks KVM.
-    /// Returns false if it is not known whether the host has KVM.
+    /// Returns what is wrong with the display of a device: it is not known, or the device's driver
+    /// needs a virtual machine that this host can't make. `holder` is the guest that has the device
+    /// open, as an argument of `gfxplane`.
     #[must_use]
-    pub fn lacks_kvm(&self, entry: &DeviceEntry) -> bool {
+    pub fn problem(&self, entry: &DeviceEntry, holder: Option<&str>) -> Option<Problem> {
+        let lacks_kvm = self.lacks_kvm(entry);
+        let (text, fixes) = match entry.finding.facts.display.reason() {
+            Some(reason) => {
+                let why = format!("not known: {}", reason.why());
+                (why, self.fixes(entry, reason, holder))
+            }
+            None if lacks_kvm => (KVM_ONLY.to_owned(), vec![LOAD_KVM.to_owned()]),
+            None => return None,
+        };
+        let (level, text) = match lacks_kvm {
+            true => (Level::Fail, format!("{text}; {NO_KVM}")),
+            false => (Level::Warn, text),
+        };
+        Some(Problem { level, text, fixes })
+    }
+
+    /// Returns whether the driver of a device needs a virtual machine that this host can't make.
+    fn lacks_kvm(&self, entry: &DeviceEntry) -> bool {
         let wants_vm = entry.require.iter().any(|hint| hint.name == "kvm")
             || entry.finding.facts.display.reason() == Some(&Reason::NeedsVm);
         wants_vm && self.kvm == Some(false)
     }
 
-    /// Returns the commands that may remove `reason`, the best first; empty if none is known.
-    /// `holder` is the guest that has the device open, as an argument of `gfxplane`.
-    pub fn fixes(&self, entry: &DeviceEntry, reason: &Reason, holder: Option<&str>) -> Vec<String> {
+    /// Returns the commands that may remove `reason`, the best first.
+    fn fixes(&self, entry: &DeviceEntry, reason: &Reason, holder: Option<&str>) -> Vec<String> {
         let id = entry.id;
         let fix = match reason {
             Reason::NotActive => match id {

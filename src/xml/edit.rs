@@ -251,7 +251,7 @@ impl<'a> Changes<'_, 'a> {
                 None => self.splice(attribute.span(), String::new()),
                 Some(value)
                     if super::wellformed::value(&text[attribute.value.clone()]) == value => {}
-                Some(value) => self.splice(attribute.value, escape_value(value, quote)),
+                Some(value) => self.splice(attribute.value.clone(), escape_value(value, quote)),
             }
         }
         for (name, value) in wanted {
@@ -478,17 +478,13 @@ impl<'a> Changes<'_, 'a> {
     /// Returns the quote that most attributes have; `'` if neither is more frequent.
     fn quote(&self) -> char {
         *self.quote.get_or_init(|| {
-            let document = self.document;
-            let attributes = (0..document.nodes.len()).flat_map(|node| document.attributes(node));
-            let (mut double, mut single) = (0, 0);
-            for attribute in attributes {
-                if document.text.as_bytes()[attribute.value.end] == b'"' {
-                    double += 1;
-                } else {
-                    single += 1;
-                }
+            let (text, attributes) = (self.document.text.as_bytes(), &self.document.attributes);
+            let double = attributes.iter().filter(|one| text[one.value.end] == b'"');
+            if double.count() * 2 > attributes.len() {
+                '"'
+            } else {
+                '\''
             }
-            if double > single { '"' } else { '\'' }
         })
     }
 }

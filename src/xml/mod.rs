@@ -24,7 +24,7 @@ use std::ops::Range;
 pub use edit::Edit;
 pub use escape::escape;
 use quick_xml::events::Event;
-use wellformed::{Attribute, attributes, events};
+use wellformed::{Attribute, events};
 
 /// The deepest nesting that is read.
 pub(crate) const MAX_DEPTH: usize = 256;
@@ -50,6 +50,8 @@ pub struct Document<'a> {
     text: &'a str,
     /// The elements in the order of their start tags.
     nodes: Vec<Node>,
+    /// The attributes of all elements, in their order.
+    attributes: Vec<Attribute>,
     /// The values of the attributes that declare namespaces.
     declarations: Vec<Span>,
     /// True if the document is declared as US-ASCII, so that new text must be US-ASCII, too.
@@ -84,6 +86,8 @@ struct Node {
     /// The range from `<` to the end of the end tag.
     span: Span,
     name_end: u32,
+    /// The range of the element's attributes in the document's.
+    attributes: Span,
     /// The range between the tags; empty and at the end of `span` for `<x/>`.
     content: Span,
     /// The index of the parent. The root's is the root itself.
@@ -115,11 +119,7 @@ pub struct Element<'d, 'a> {
 /// Elements of two documents are never equal.
 impl PartialEq for Element<'_, '_> {
     fn eq(&self, other: &Self) -> bool {
-        self.index == other.index
-            && std::ptr::eq(
-                std::ptr::from_ref(self.document).cast::<()>(),
-                std::ptr::from_ref(other.document).cast::<()>(),
-            )
+        self.index == other.index && std::ptr::eq(self.document, other.document)
     }
 }
 
@@ -162,12 +162,8 @@ impl<'a> Document<'a> {
         }
     }
 
-    fn attributes(&self, index: usize) -> impl Iterator<Item = Attribute> {
-        let node = &self.nodes[index];
-        attributes(
-            self.text,
-            node.name_end as usize..node.content.start as usize,
-        )
+    fn attributes(&self, index: usize) -> &[Attribute] {
+        &self.attributes[self.nodes[index].attributes.range()]
     }
 }
 
@@ -222,16 +218,17 @@ impl<'d, 'a> Element<'d, 'a> {
     /// namespaces.
     pub fn attributes(&self) -> impl Iterator<Item = (&'a str, Cow<'a, str>)> + use<'a, 'd> {
         let text = self.document.text;
-        self.document.attributes(self.index).map(move |attribute| {
-            let value = wellformed::value(&text[attribute.value]);
-            (&text[attribute.name], value)
+        let attributes = self.document.attributes(self.index).iter();
+        attributes.map(move |attribute| {
+            let value = wellformed::value(&text[attribute.value.clone()]);
+            (&text[attribute.name.clone()], value)
         })
     }
 
     /// Returns the byte ranges of the attributes' values in the document.
     pub(crate) fn places(&self) -> impl Iterator<Item = Range<usize>> {
-        let attributes = self.document.attributes(self.index);
-        attributes.map(|attribute| attribute.value)
+        let attributes = self.document.attributes(self.index).iter();
+        attributes.map(|attribute| attribute.value.clone())
     }
 
     /// Returns the byte range between the element's tags; for `<x/>`, an empty range after it.

@@ -26,6 +26,7 @@ pub(super) fn read(text: &str) -> Result<Document<'_>, XmlError> {
     let mut builder = Builder {
         text,
         nodes: Vec::new(),
+        attributes: Vec::new(),
         open: Vec::new(),
         scope: Scope::default(),
         ascii: false,
@@ -34,6 +35,7 @@ pub(super) fn read(text: &str) -> Result<Document<'_>, XmlError> {
     Ok(Document {
         text,
         nodes: builder.nodes,
+        attributes: builder.attributes,
         declarations: builder.scope.declarations,
         ascii: builder.ascii,
     })
@@ -54,14 +56,6 @@ impl Attribute {
     pub(super) fn span(&self) -> Range<usize> {
         self.before..self.value.end + 1
     }
-
-    fn new(text: &str, before: usize, found: &Found<'_>) -> Self {
-        Attribute {
-            before,
-            name: range_in(text, found.key.0),
-            value: range_in(text, &found.value),
-        }
-    }
 }
 
 /// Returns the byte range of `part` in `text`, of which it must be a slice. quick-xml returns
@@ -69,20 +63,6 @@ impl Attribute {
 fn range_in(text: &str, part: &str) -> Range<usize> {
     let start = part.as_ptr().addr() - text.as_ptr().addr();
     start..start + part.len()
-}
-
-/// Returns the attributes of a tag that was checked before. `tag` is the range from the end of the
-/// tag's name to the tag's end.
-pub(super) fn attributes(text: &str, tag: Range<usize>) -> impl Iterator<Item = Attribute> {
-    let inside = &text[..tag.end - 1];
-    let mut found = Attributes::new(inside.strip_suffix('/').unwrap_or(inside), tag.start);
-    found.with_checks(false);
-    let mut before = tag.start;
-    found.flatten().map(move |found| {
-        let attribute = Attribute::new(text, before, &found);
-        before = attribute.span().end;
-        attribute
-    })
 }
 
 /// Returns the tokens of an element that was checked before, with their byte ranges in it.
@@ -150,6 +130,7 @@ fn is_encoding(name: &str) -> bool {
 struct Builder<'a> {
     text: &'a str,
     nodes: Vec<Node>,
+    attributes: Vec<Attribute>,
     open: Vec<u32>,
     scope: Scope<'a>,
     ascii: bool,
@@ -355,14 +336,18 @@ impl Builder<'_> {
             "the name of an element after < (a < of the text is &lt;)",
             "white space or the end of the tag after the name of an element",
         )?;
-        for attribute in checked_attributes(text, name_end..attributes_end) {
-            let Attribute { name, value, .. } = attribute?;
-            let (name, uri) = (&text[name], &text[value.clone()]);
+        let first = self.attributes.len();
+        for attribute in attributes(text, name_end..attributes_end) {
+            let attribute = attribute?;
+            let value = attribute.value.clone();
+            let (name, uri) = (&text[attribute.name.clone()], &text[value.clone()]);
             self.scope.declare(depth, name, uri, Span::from(value));
+            self.attributes.push(attribute);
         }
         let index = self.nodes.len() as u32;
         self.nodes.push(Node {
             name_end: name_end as u32,
+            attributes: Span::from(first..self.attributes.len()),
             content: Span::from(span.end..span.end),
             parent: self.open.last().copied().unwrap_or(0),
             next: index + 1,
@@ -388,7 +373,7 @@ impl Builder<'_> {
     fn declaration(&mut self, span: Range<usize>) -> Result<(), XmlError> {
         let text = self.text;
         let end = span.end - "?>".len();
-        let mut attributes = checked_attributes(text, span.start + "<?xml".len()..end);
+        let mut attributes = attributes(text, span.start + "<?xml".len()..end);
         let version = match attributes.next().transpose()? {
             Some(first) if &text[first.name.clone()] == "version" => first.value,
             other => {
@@ -508,10 +493,7 @@ fn reference(text: &str, at: usize, reference: &str) -> Result<(), XmlError> {
 
 /// Returns the attributes of a tag, and checks each. `tag` is the range from the end of the tag's
 /// name to the characters that close it. Nothing after the first error can be relied on.
-fn checked_attributes(
-    text: &str,
-    tag: Range<usize>,
-) -> impl Iterator<Item = Result<Attribute, XmlError>> {
+fn attributes(text: &str, tag: Range<usize>) -> impl Iterator<Item = Result<Attribute, XmlError>> {
     let mut before = tag.start;
     Attributes::new(&text[..tag.end], tag.start).map(move |found| {
         let name_span = match &found {
@@ -533,7 +515,11 @@ fn checked_attributes(
             "= after the name of an attribute",
         )?;
         let attribute = match found {
-            Ok(found) => Attribute::new(text, before, &found),
+            Ok(found) => Attribute {
+                before,
+                name: name_span,
+                value: range_in(text, &found.value),
+            },
             Err(AttrError::ExpectedEq(at)) => {
                 return expected(text, at, "= after the name of an attribute");
             }

@@ -119,9 +119,7 @@ const DOMAIN_SHOWN: &str =
   </metadata>
   <devices>
     <emulator>/usr/libexec/qemu-kvm</emulator>
-    <interface type='network'>
-      <mac address='52:54:00:00:00:01'/>
-    </interface>
+    <interface type='network'/>
     <graphics type='vnc' listen='192.0.2.1'/>
     <graphics type='spice' autoport='yes'>
       <listen type='address' address='127.0.0.1'/>

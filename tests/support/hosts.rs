@@ -6,6 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use gfxplane::cli::json;
 use gfxplane::cli::overview::text;
 use gfxplane::device::evidence::Method;
 use gfxplane::device::id::DeviceId;
@@ -141,8 +142,12 @@ impl Host {
 
     /// Checks `gfxplane list --json`.
     fn list(&self) -> Result<(), Failed> {
-        let text = serde_json::to_string_pretty(&self.inventory)? + "\n";
-        golden(&self.folder.join("expect/list.json"), &text)
+        let mut text = Vec::new();
+        json(&mut text, &self.inventory)?;
+        golden(
+            &self.folder.join("expect/list.json"),
+            &String::from_utf8(text)?,
+        )
     }
 
     /// Checks `gfxplane --all`, at 80 columns and as a page.

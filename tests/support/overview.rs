@@ -15,6 +15,7 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 
+use gfxplane::cli::json;
 use gfxplane::cli::list::devices;
 use gfxplane::cli::overview::{page, read, text};
 use gfxplane::cli::page::Page;
@@ -74,8 +75,9 @@ fn of_folder(folder: &Path) -> Result<(), Failed> {
             let inside = warning.path.strip_prefix(made.path())?;
             warning.path = Path::new("/").join(inside);
         }
-        let text = serde_json::to_string_pretty(&found)? + "\n";
-        golden(&folder.join("said.json"), &text)?;
+        let mut text = Vec::new();
+        json(&mut text, &found)?;
+        golden(&folder.join("said.json"), &String::from_utf8(text)?)?;
         let checked = check_all(made.path(), &["--json"])?;
         return golden(&folder.join("check.json"), &checked);
     }

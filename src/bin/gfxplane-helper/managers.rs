@@ -16,7 +16,7 @@ use gfxplane::domain::shell::plain;
 use gfxplane::domain::{Domain, Hostdev};
 use gfxplane::host::emulator::{self, Asking};
 use gfxplane::host::rewrite::rewrite;
-use gfxplane::host::{Root, Warning, open_file, settings, udev};
+use gfxplane::host::{Root, Warning, open_file, read_whole, settings, udev};
 use gfxplane::plan::fixup::Surroundings;
 use gfxplane::plan::managers::kubevirt::Vmi;
 use gfxplane::plan::managers::{adapt, lines};
@@ -24,7 +24,7 @@ use gfxplane::predict::abilities::Abilities;
 use gfxplane::predict::screens::Known;
 use gfxplane::publish::inventory::{Reading, Sources, inventory};
 use gfxplane::publish::ovirt::host_devices;
-use gfxplane::xml;
+use gfxplane::xml::{MAX_SIZE, from_bytes};
 
 use crate::{FAILURE, SUCCESS, USAGE_ERROR};
 
@@ -121,7 +121,7 @@ fn on_define_domain(root: &Root, arguments: &[OsString]) -> u8 {
     let node = Node::new(root, false);
     let adapted = vmi(given.vmi).and_then(|vmi| {
         let wish = |hostdev: &Hostdev<'_, '_>| vmi.wants(hostdev);
-        node.adapt(domain.to_vec(), &wish)
+        node.adapt(&xml(domain.to_vec())?, &wish)
     });
     let adapted = match adapted {
         Ok((text, said)) => {
@@ -169,28 +169,23 @@ fn of_vdsm(variable: &str, hook: impl FnOnce(&Path) -> Result<(), String>) -> u8
     SUCCESS
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, String> {
-    let mut bytes = Vec::new();
-    // Read one byte more than the limit, to notice a larger file.
-    let limit = xml::MAX_SIZE as u64 + 1;
-    let read = open_file(path).and_then(|file| file.take(limit).read_to_end(&mut bytes));
-    match read {
-        Ok(_) if bytes.len() > xml::MAX_SIZE => Err("it is larger than 16 MiB".into()),
-        Ok(_) => Ok(bytes),
-        Err(error) => Err(error.to_string()),
-    }
+fn xml(bytes: Vec<u8>) -> Result<String, String> {
+    from_bytes(bytes).map_err(|error| error.to_string())
 }
 
 fn before_vm_start(root: &Root, path: &Path) -> Result<(), String> {
-    let bytes = read(path)?;
-    let old = bytes.clone();
+    let mut bytes = Vec::new();
+    // Read one byte more than the limit, to notice a larger file.
+    let limit = MAX_SIZE as u64 + 1;
+    let read = open_file(path).and_then(|file| file.take(limit).read_to_end(&mut bytes));
+    read.map_err(|error| error.to_string())?;
+    let old = xml(bytes)?;
     let node = Node::new(root, true);
     // The engine asks for the display of every mediated device that is not set to have none
     // (ovirt-engine LibvirtVmXmlBuilder, `nodisplay`), so each stays as it is written.
-    let (new, said) = node.adapt(bytes, &|_| false)?;
+    let (new, said) = node.adapt(&old, &|_| false)?;
     node.warn();
-    if new.as_bytes() != old {
-        let old = String::from_utf8_lossy(&old);
+    if new != old {
         rewrite(path, &old, &new).map_err(|error| error.to_string())?;
     }
     // Report the changes only after they were made.
@@ -199,7 +194,7 @@ fn before_vm_start(root: &Root, path: &Path) -> Result<(), String> {
 }
 
 fn hostdev_list(root: &Root, path: &Path) -> Result<(), String> {
-    let old = String::from_utf8(read(path)?).map_err(|error| error.to_string())?;
+    let old = read_whole(path, MAX_SIZE).map_err(|error| error.to_string())?;
     let inventory = inventory(&Sources::read(root));
     let new = host_devices(&old, &inventory).map_err(|error| error.to_string())?;
     rewrite(path, &old, &new).map_err(|error| error.to_string())
@@ -232,12 +227,11 @@ impl<'r> Node<'r> {
     /// device's display is wanted. The error says why the XML can't be changed.
     fn adapt(
         &self,
-        bytes: Vec<u8>,
+        text: &str,
         is_wanted: &dyn Fn(&Hostdev<'_, '_>) -> bool,
     ) -> Result<(String, Vec<String>), String> {
-        let text = xml::from_bytes(bytes).map_err(|error| error.to_string())?;
         let policy = settings::config(self.root, &mut self.warnings.borrow_mut()).policy;
-        let fixed = adapt(&text, self, &policy, is_wanted).map_err(|error| error.to_string())?;
+        let fixed = adapt(text, self, &policy, is_wanted).map_err(|error| error.to_string())?;
         let name = fixed.name.unwrap_or_default();
         let said = fixed.plan.iter().flat_map(lines);
         let said = said.map(|line| format!("{name}: {line}")).collect();
@@ -328,7 +322,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let root = Root::recorded(directory.path());
         let conf = root.join("etc/libvirt/qemu.conf");
-        let document = xml::Document::parse("<domain type='kvm'/>").unwrap();
+        let document = gfxplane::xml::Document::parse("<domain type='kvm'/>").unwrap();
         let domain = Domain::new(&document).unwrap();
         let tls = || Node::new(&root, true).abilities(&domain).spice_tls;
         // This test may run as root, but not even root can read a directory as a file.

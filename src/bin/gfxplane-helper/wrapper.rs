@@ -14,7 +14,7 @@ use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitStatus, Stdio};
+use std::process::{Command, ExitStatus, Output, Stdio};
 
 use gfxplane::device::id::DeviceId;
 use gfxplane::host::{Root, mdevctl, sysfs};
@@ -31,9 +31,6 @@ const NAME: &str = "mdevctl";
 
 /// The directories to search if there is no PATH.
 const SEARCH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
-
-/// The largest list, in bytes. Anything larger is no list of devices, and is passed on unread.
-const MAX_LIST: u64 = 4 * 1024 * 1024;
 
 /// The exit code of a shell for a command that does not exist.
 const NOT_FOUND: u8 = 127;
@@ -144,37 +141,21 @@ fn takes_a_definition(arguments: &[OsString]) -> bool {
 }
 
 /// Runs mdevctl's `list`, and prints its output with our attributes added. Prints the output as it
-/// is if mdevctl fails, or if the output is too long or not in a form that we know.
+/// is if mdevctl fails, or if the output is not in a form that we know.
 fn list(root: &Root, mut command: Command) -> u8 {
-    command.stdout(Stdio::piped());
-    let Ok(mut child) = command.spawn() else {
-        command.stdout(Stdio::inherit());
+    command.stdin(Stdio::inherit()).stderr(Stdio::inherit());
+    let Ok(Output { status, stdout, .. }) = command.output() else {
         return become_it(command);
     };
-    let mut printed = Vec::new();
-    let mut rest = child.stdout.take().map(|pipe| pipe.take(MAX_LIST + 1));
-    let read = rest.as_mut().map(|rest| rest.read_to_end(&mut printed));
-    if !matches!(read, Some(Ok(_))) || printed.len() as u64 > MAX_LIST {
-        let mut out = io::stdout();
-        let copied = out.write_all(&printed).and_then(|()| {
-            let pipe = rest.map(io::Take::into_inner);
-            pipe.map_or(Ok(0), |mut pipe| io::copy(&mut pipe, &mut out))
-        });
-        // Without this flush, a last line without a line ending would stay in the buffer and be
-        // lost.
-        let written = copied.and_then(|_| out.flush());
-        return end(child.wait(), written.is_ok());
-    }
-    let ended = child.wait();
-    let succeeded = ended.as_ref().is_ok_and(ExitStatus::success);
-    let added = str::from_utf8(&printed)
+    let added = str::from_utf8(&stdout)
         .ok()
-        .filter(|_| succeeded)
+        .filter(|_| status.success())
         .and_then(|text| mdevctl::with_attributes(text, |parent, id| known(root, parent, id)));
-    let text = added.as_deref().map_or(&printed[..], str::as_bytes);
+    let text = added.as_deref().map_or(&stdout[..], str::as_bytes);
     let mut out = io::stdout();
+    // Without a flush, a last line without a line ending would stay in the buffer and be lost.
     let written = out.write_all(text).and_then(|()| out.flush());
-    end(ended, written.is_ok())
+    end(status, written.is_ok())
 }
 
 /// Returns the attributes of a device; `None` if it has none, or if the active device of this UUID
@@ -186,11 +167,7 @@ fn known(root: &Root, parent: &str, uuid: Uuid) -> Option<Vec<(String, String)>>
 
 /// Returns the code with which mdevctl ended; a failure if mdevctl succeeded but its output could
 /// not be `written`. If a signal ended mdevctl, the same signal ends us.
-fn end(ended: io::Result<ExitStatus>, written: bool) -> u8 {
-    let ended = match ended {
-        Ok(ended) => ended,
-        Err(error) => return fail(&format!("waiting for mdevctl: {error}")),
-    };
+fn end(ended: ExitStatus, written: bool) -> u8 {
     if let Some(signal) = ended.signal() {
         if let Ok(signal) = Signal::try_from(signal) {
             let _ = raise(signal);

@@ -22,7 +22,7 @@ use nix::sys::stat::{Mode, umask};
 use gfxplane::cli::complete::Line;
 use gfxplane::cli::probe::{Arguments, prober};
 use gfxplane::cli::{End, exit_code};
-use gfxplane::device::evidence::Method;
+use gfxplane::device::evidence::{Method, resolve};
 use gfxplane::device::facts::Reason;
 use gfxplane::device::id::DeviceId;
 use gfxplane::domain::shell::plain_lines;
@@ -105,27 +105,21 @@ fn udev(id: DeviceId) -> anyhow::Result<End> {
     }
     let (sources, device) = Sources::read_device(&root, id);
     let mut out = io::stdout().lock();
-    match device {
-        Some(device) => {
-            let entry = active(&sources, &device);
-            out.write_all(properties(&words(&entry.finding, &entry.require)).as_bytes())?;
-            out.write_all(neutral_properties(&entry.finding, &entry.require).as_bytes())?;
-            // The tree in /run/gfxplane/devices leaves out QEMU's statements.
-            let evidence = entry.finding.evidence.as_ref();
-            if let Some(evidence) = evidence.filter(|by| !is_mdev && by.method != Method::Qemu) {
-                let facts = &entry.finding.facts;
-                if let Err(error) = publish_unasked(&root, id, facts, evidence.method) {
-                    complain(format_args!(
-                        "{id} is not in /run/gfxplane/devices: {error}"
-                    ));
-                }
-            }
-        }
-        None => writeln!(
-            out,
-            "GFXPLANE_DISPLAY=unknown\nGFXPLANE_DISPLAY_REASON={0}\nID_VFIO_DISPLAY=unknown\nID_VFIO_DISPLAY_REASON={0}",
-            Reason::Vanished
-        )?,
+    let entry = device.map(|device| active(&sources, &device));
+    let (finding, require) = entry.map_or_else(
+        || (resolve(Vec::new(), Reason::Vanished), Vec::new()),
+        |entry| (entry.finding, entry.require),
+    );
+    out.write_all(properties(&words(&finding, &require)).as_bytes())?;
+    out.write_all(neutral_properties(&finding, &require).as_bytes())?;
+    // The tree in /run/gfxplane/devices leaves out QEMU's statements.
+    let evidence = finding.evidence.as_ref();
+    if let Some(evidence) = evidence.filter(|by| !is_mdev && by.method != Method::Qemu)
+        && let Err(error) = publish_unasked(&root, id, &finding.facts, evidence.method)
+    {
+        complain(format_args!(
+            "{id} is not in /run/gfxplane/devices: {error}"
+        ));
     }
     // A libvirt that shows only the attributes of definitions does not read them again at these
     // events.

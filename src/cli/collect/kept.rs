@@ -47,7 +47,6 @@ devices/hostdev/driver name:driver model:driver
 devices/hostdev/boot order:number
 devices/hostdev/rom bar file:there
 devices/interface type
-devices/interface/mac
 devices/graphics type port:number tlsPort:number autoport listen:address socket:there \
     address:there defaultMode p2p replaceUser multiUser
 devices/graphics/listen type address:address network:there socket:there
@@ -95,7 +94,6 @@ pub(super) fn kept(document: &Document<'_>, number: usize) -> String {
     let mut writer = Writer {
         text: String::new(),
         number,
-        cards: 0,
         arguments: kept_arguments(&arguments).into_iter(),
     };
     writer.element(document.root(), "", 0);
@@ -184,7 +182,6 @@ fn is_in_command_line(element: Element<'_, '_>) -> bool {
 struct Writer {
     text: String,
     number: usize,
-    cards: usize,
     /// The kept argument for each `<qemu:arg>`, in their order.
     arguments: std::vec::IntoIter<String>,
 }
@@ -261,11 +258,6 @@ impl Writer {
         if is_arg {
             let value = self.arguments.next().unwrap_or_default();
             self.text += &format!(" value='{}'", escape(&value));
-        }
-        if path == "devices/interface/mac" {
-            self.cards += 1;
-            let (high, low) = (self.cards / 256 % 256, self.cards % 256);
-            self.text += &format!(" address='52:54:00:00:{high:02x}:{low:02x}'");
         }
         if let Some(text) = self.text_of(element, path) {
             self.text += &format!(">{}</{shown}>\n", escape(&text));

@@ -36,7 +36,7 @@ fn shown(text: &str) -> String {
 }
 
 fn verdict(level: Level) -> String {
-    let word = Verdict::from(level).word();
+    let word = Verdict::from(level).to_string();
     let class = word.to_lowercase();
     format!("<span class=\"verdict {class}\">{word}</span> ")
 }

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::device::evidence::{Evidence, Method};
 use crate::device::facts::{Display, DisplayWords, Edid, Facts, OpRegion, Reason};
-use crate::device::id::PciAddress;
+use crate::device::id::{PciAddress, display_as_serde};
 use crate::device::toml::{BadToml, Step, Toml};
 use matching::{Bad, Compiled, compile};
 
@@ -36,6 +36,8 @@ pub enum Open {
     /// The device may never be opened, because opening it does harm or gives no answer.
     Never,
 }
+
+display_as_serde!(Open);
 
 /// One rule: knowledge about the devices that it matches.
 #[derive(Debug, Clone, Serialize)]

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use crate::device::id::DeviceId;
 use crate::domain::shell::quoted;
-use crate::explain::doctor::{Host, Line, REINSTALL, Report, Topic, UdevRule, Verdict, listed};
+use crate::explain::doctor::{Host, REINSTALL, Report, Topic, UdevRule, Verdict, listed};
 use crate::publish::inventory::State;
-use crate::publish::unknown::{KVM_ONLY, LOAD_KVM, LOAD_VFIO, NO_KVM, if_it_may_be_opened};
+use crate::publish::unknown::{LOAD_VFIO, if_it_may_be_opened};
 
 /// Checks the files of gfxplane's settings and rules. gfxplane ignores a file with a mistake as a
 /// whole, which the user may not notice.
@@ -58,34 +58,21 @@ pub(super) fn devices(host: &Host, holders: &BTreeMap<DeviceId, String>, report:
     }
     for entry in active() {
         let mut check = report.check(Topic::Devices, format!("display of {}", entry.id));
-        let display = &entry.finding.facts.display;
-        let words = display.words().join(", ");
-        let Some(reason) = display.reason() else {
-            let how = entry.finding.how_known();
-            let line = check.pass(format!("{words}, {how}"));
-            line.of(entry.id);
-            if host.around.lacks_kvm(entry) {
-                line.more.push_str(&format!("; {KVM_ONLY}"));
-                lacks_kvm(line);
-                line.fix(LOAD_KVM);
-            }
-            continue;
-        };
-        let line = check.warn(format!("not known: {}", reason.why()));
-        line.of(entry.id);
-        if host.around.lacks_kvm(entry) {
-            lacks_kvm(line);
-        }
         let holder = holders.get(&entry.id).map(String::as_str);
-        line.fixes(host.around.fixes(entry, reason, holder));
+        let problem = host.around.problem(entry, holder);
+        let display = &entry.finding.facts.display;
+        let known = display.reason().is_none().then(|| {
+            let words = display.words().join(", ");
+            format!("{words}, {}", entry.finding.how_known())
+        });
+        let verdict = problem
+            .as_ref()
+            .map_or(Verdict::Pass, |one| one.level.into());
+        let (why, fixes) = problem.map(|one| (one.text, one.fixes)).unzip();
+        let more: Vec<String> = known.into_iter().chain(why).collect();
+        let line = check.line(verdict, more.join("; ")).of(entry.id);
+        line.fixes(fixes.unwrap_or_default());
     }
-}
-
-/// Turns the line into a failure: the driver opens the device only for a virtual machine, and the
-/// host can't create one.
-fn lacks_kvm(line: &mut Line) {
-    line.verdict = Verdict::Fail;
-    line.more.push_str(&format!("; {NO_KVM}"));
 }
 
 /// Checks for damaged records, and for records that are no longer valid.

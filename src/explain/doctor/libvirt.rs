@@ -12,9 +12,6 @@ use crate::predict::abilities::ALLOW_DBUS_DAEMON;
 /// seen with 9.0, 11.3 and 12.8).
 const SHOWS_ATTRIBUTES: &[u32] = &[10, 1];
 
-/// The first version of libvirt that runs the scripts in `qemu.d` (libvirt docs/hooks.rst).
-const HOOK_DIRECTORIES: &[u32] = &[6, 5];
-
 /// Returns whether the host has mediated devices or can create them.
 fn has_mdevs(host: &Host) -> bool {
     let mut devices = host.inventory.devices.iter();
@@ -170,14 +167,6 @@ pub(super) fn hook(host: &Host, report: &mut Report) {
         check
             .fail(format!("{path} can't be executed, so libvirt ignores it"))
             .fix(format!("sudo chmod 755 {path}"));
-        return;
-    }
-    if let Some(version) = host.libvirt.as_ref()
-        && *version < Version::of(HOOK_DIRECTORIES)
-    {
-        check
-            .fail(format!("libvirt {version} does not look into qemu.d"))
-            .fix("sudo cp /etc/libvirt/hooks/qemu.d/50-gfxplane /etc/libvirt/hooks/qemu # if there is none yet; libvirt 6.5 and later need none");
         return;
     }
     let mode = match host.hook_mode {

@@ -18,7 +18,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::device::facts::{Display, DisplayInterface};
-use crate::device::id::DeviceId;
+use crate::device::id::{DeviceId, display_as_serde};
 use crate::device::version::Version;
 use crate::host::Warning;
 use crate::host::config::HookMode;
@@ -46,18 +46,8 @@ pub enum Verdict {
     Fail,
 }
 
-impl Verdict {
-    /// Returns the word for the outcome, as in virt-host-validate.
-    #[must_use]
-    pub fn word(self) -> &'static str {
-        match self {
-            Verdict::Skip => "SKIP",
-            Verdict::Pass => "PASS",
-            Verdict::Warn => "WARN",
-            Verdict::Fail => "FAIL",
-        }
-    }
-}
+// The words are those of virt-host-validate.
+display_as_serde!(Verdict);
 
 impl From<Level> for Verdict {
     fn from(level: Level) -> Self {

@@ -6,7 +6,7 @@ use std::fmt::Write;
 use crate::device::evidence::Method;
 use crate::device::facts::{Display, Reason};
 use crate::device::id::DeviceId;
-use crate::publish::inventory::{Inventory, State};
+use crate::publish::inventory::Inventory;
 use crate::publish::overview::Summary;
 
 /// The facts for the metrics that are not in the inventory.
@@ -99,12 +99,12 @@ fn counted(inventory: &Inventory) -> (BTreeMap<[String; 3], usize>, BTreeMap<[St
     for entry in &inventory.devices {
         let (facts, evidence) = (&entry.finding.facts, &entry.finding.evidence);
         let method = evidence.as_ref().map(|evidence| evidence.method);
-        let state = match entry.state {
-            State::Active => "active",
-            State::Defined => "defined",
-        };
         let method_word = method.map_or_else(|| "none".into(), |method| method.to_string());
-        let key = [facts.display.words().join("-"), method_word, state.into()];
+        let key = [
+            facts.display.words().join("-"),
+            method_word,
+            entry.state.to_string(),
+        ];
         *devices.entry(key).or_default() += 1;
         let probed = match &entry.finding.attempt {
             Some(attempt) => Some(&attempt.display),

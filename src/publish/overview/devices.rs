@@ -6,10 +6,8 @@ use super::{DeviceLine, Given, GuestEntry, ParentLine, Problem, display_words};
 use crate::device::facts::Reason;
 use crate::device::id::DeviceId;
 use crate::host::sysfs::Gpu;
-use crate::plan::Level;
 use crate::plan::commands::Names;
 use crate::publish::inventory::{DeviceEntry, State};
-use crate::publish::unknown::{KVM_ONLY, LOAD_KVM, NO_KVM};
 
 /// Returns whether a device is a virtual function that can have a vGPU, but has none.
 pub(super) fn is_bare(given: Given<'_>, entry: &DeviceEntry) -> bool {
@@ -64,33 +62,20 @@ pub(super) fn functions(
 /// Returns the line about a device of this host. `guests` are the guests that have the device.
 pub(super) fn device(given: Given<'_>, entry: &DeviceEntry, guests: Vec<GuestEntry>) -> DeviceLine {
     let display = &entry.finding.facts.display;
-    let lacks_kvm = given.around.lacks_kvm(entry);
-    let (known, problems) = match display.reason() {
-        None => {
-            let problem = lacks_kvm.then(|| Problem {
-                level: Level::Fail,
-                text: format!("{KVM_ONLY}; {NO_KVM}"),
-                fixes: vec![LOAD_KVM.into()],
-            });
-            (entry.finding.how_known(), problem.into_iter().collect())
-        }
+    let holder = guests.iter().find(|guest| guest.holds_it());
+    let names = |guest: &GuestEntry| Names::of_domain(given.connect, &guest.name, None);
+    let holder = holder.map(|guest| names(guest).operand());
+    let mut problem = given.around.problem(entry, holder.as_deref());
+    let known = match display.reason() {
+        None => entry.finding.how_known(),
         Some(reason) => {
-            let holder = guests.iter().find(|guest| guest.holds_it());
-            let names = |guest: &GuestEntry| Names::of_domain(given.connect, &guest.name, None);
-            let holder = holder.map(|guest| names(guest).operand());
-            let (level, kvm) = match lacks_kvm {
-                true => (Level::Fail, format!("; {NO_KVM}")),
-                false => (Level::Warn, String::new()),
-            };
-            let problem = Problem {
-                level,
-                text: format!("its display is not known: {}{kvm}", reason.why()),
-                fixes: given.around.fixes(entry, reason, holder.as_deref()),
-            };
             // A virtual function without a vGPU has no display, either.
             let is_dull = *reason == Reason::NoDriver && is_bare(given, entry);
-            let problems = (!is_dull).then_some(problem);
-            (reason.to_string(), problems.into_iter().collect())
+            problem = problem.filter(|_| !is_dull).map(|problem| Problem {
+                text: format!("its display is {}", problem.text),
+                ..problem
+            });
+            reason.to_string()
         }
     };
     DeviceLine {
@@ -101,7 +86,7 @@ pub(super) fn device(given: Given<'_>, entry: &DeviceEntry, guests: Vec<GuestEnt
         driver: entry.driver.clone(),
         display: display_words(display),
         known,
-        problems,
+        problems: problem.into_iter().collect(),
         guests,
     }
 }

@@ -37,6 +37,10 @@ pub(super) fn kept_arguments(arguments: &[String]) -> Vec<String> {
 fn kept_value(option: &str, value: &str) -> Option<String> {
     let telling = |value: &str| if is_telling(value) { value } else { LEFT_OUT }.to_owned();
     let pair = |name: &str, value: &str| format!("{name}={}", telling(value));
+    let known = |words: &str, value: &str| {
+        let value = if is_in(words, value) { value } else { LEFT_OUT };
+        value.to_owned()
+    };
     let has_words = |words: &[&str]| words.iter().all(|word| is_word(word));
     match option {
         "set" => match Setting::read(value) {
@@ -59,34 +63,18 @@ fn kept_value(option: &str, value: &str) -> Option<String> {
                 LEFT_OUT.into()
             })
         }
-        "vga" => {
-            let is_known = ["none", "std", "cirrus", "vmware", "virtio", "qxl"].contains(&value);
-            Some(if is_known { value } else { LEFT_OUT }.into())
-        }
+        "vga" => Some(known("none std cirrus vmware virtio qxl", value)),
         "vnc" => Some(if value == "none" { value } else { ":0" }.into()),
         "display" => {
             let all = pairs(value, "type");
             let kind = all.first().filter(|(name, _)| name == "type")?.1.as_str();
-            let kinds = [
-                "none",
-                "egl-headless",
-                "dbus",
-                "sdl",
-                "gtk",
-                "curses",
-                "spice-app",
-            ];
-            let kind = if kinds.contains(&kind) {
-                kind
-            } else {
-                LEFT_OUT
-            };
+            let kind = known("none egl-headless dbus sdl gtk curses spice-app", kind);
             let rest = all.iter().skip(1).filter(|(name, value)| {
                 matches!(name.as_str(), "gl" | "p2p")
                     && (is_telling(value) || matches!(value.as_str(), "core" | "es"))
             });
             let rest = rest.map(|(name, value)| format!(",{name}={value}"));
-            Some(kind.to_owned() + &rest.collect::<String>())
+            Some(kind + &rest.collect::<String>())
         }
         "device" => {
             let device = arguments::Device::read(value)?;
