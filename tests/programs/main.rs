@@ -132,3 +132,20 @@ impl Host {
         self.called_by(caller, Path::new(HELPER), &get_attributes(DEVICE))
     }
 }
+
+fn get_attributes(uuid: &str) -> Vec<&str> {
+    vec![
+        "-t",
+        "mbochs-small",
+        "-e",
+        "get",
+        "-a",
+        "attributes",
+        "-s",
+        "none",
+        "-u",
+        uuid,
+        "-p",
+        "mbochs",
+    ]
+}

@@ -2,23 +2,6 @@
 
 use super::*;
 
-fn get_attributes(uuid: &str) -> Vec<&str> {
-    vec![
-        "-t",
-        "mbochs-small",
-        "-e",
-        "get",
-        "-a",
-        "attributes",
-        "-s",
-        "none",
-        "-u",
-        uuid,
-        "-p",
-        "mbochs",
-    ]
-}
-
 #[test]
 fn the_callout_answers_those_who_list_and_nobody_else() {
     let host = Host::new();
