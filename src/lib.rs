@@ -1,4 +1,5 @@
-//! gfxplane finds out what display a vfio device offers, tells libvirt, and makes guests' XML match.
+//! gfxplane finds out what display a vfio device offers, tells libvirt, and makes guests' XML
+//! match.
 //!
 //! A room needs only rooms above it in this list:
 //!

@@ -84,8 +84,8 @@ enum Printed {
 
 impl Verb {
     /// Returns whether the verb may ask libvirt, what it prints, and whether a pager shows that. A
-    /// verb has no pager if it takes long, asks a question, or prints a single line. `here`: true if
-    /// the command is about this host.
+    /// verb has no pager if it takes long, asks a question, or prints a single line. `here`: true
+    /// if the command is about this host.
     fn traits(&self, here: bool) -> (bool, Printed, bool) {
         use Printed::{Document, Lines, Page};
         match self {

@@ -35,8 +35,8 @@ use crate::xml::Document;
 /// network, no password. It is started paused, so that nothing runs in it, and destroyed again. Its
 /// devices must be active and not in use.
 ///
-/// Prints `starts`, or the message of QEMU or libvirt with an explanation (exit code 1). Exit code 3
-/// if it could not be tried.
+/// Prints `starts`, or the message of QEMU or libvirt with an explanation (exit code 1). Exit code
+/// 3 if it could not be tried.
 #[derive(Debug, clap::Args)]
 pub struct Verify {
     #[command(flatten)]

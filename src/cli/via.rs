@@ -47,8 +47,8 @@ const PCI_DISPLAY: u32 = 10_003_000;
 
 /// Ask devices what display they have
 ///
-/// A device is opened for a moment, which fails harmlessly if it is in use. Its answer is kept until
-/// it goes away or its driver changes.
+/// A device is opened for a moment, which fails harmlessly if it is in use. Its answer is kept
+/// until it goes away or its driver changes.
 ///
 /// With --via qemu, QEMU opens the device and tells which display interface it uses. This answer is
 /// about this device only, and the device's own answer counts more.

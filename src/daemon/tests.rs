@@ -456,7 +456,8 @@ fn with_title(xml: &str, title: &str) -> String {
     xml.replace("<name>", &format!("<title>{title}</title><name>"))
 }
 
-/// Checks that one change of the domain can be undone, and that this brings the expected definition.
+/// Checks that one change of the domain can be undone, and that this brings the expected
+/// definition.
 fn can_be_undone(host: &Host, daemon: &Daemon<'_>, expected: &str) {
     let rounds = daemon.domains.state.undo_stack(uuid(), &mut Vec::new());
     assert_eq!(rounds.len(), 1);

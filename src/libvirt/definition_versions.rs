@@ -423,7 +423,8 @@ mod tests {
     fn what_ours_has_replaced() {
         use Replaced::{Expected, Missed, Theirs, Undefined};
         let theirs = || Theirs(THEIRS.into());
-        // Each letter is a version that was seen: before, ours, theirs, later; `-` undefined, `?` missed.
+        // Each letter is a version that was seen: before, ours, theirs, later; `-` undefined, `?`
+        // missed.
         for (seen, expected) in [
             ("o", Expected),
             ("b o", Expected),

@@ -30,8 +30,8 @@ pub(crate) fn name_of_parent(parent: &Parent) -> String {
     ))
 }
 
-/// Returns the XML of an mdev. `path` is its place in sysfs if it is active, and `parent_node` the node
-/// device that libvirt names as its parent.
+/// Returns the XML of an mdev. `path` is its place in sysfs if it is active, and `parent_node` the
+/// node device that libvirt names as its parent.
 pub(crate) fn mdev(entry: &DeviceEntry, path: Option<&Path>, parent_node: &str) -> String {
     let type_id = entry.type_id.as_deref().unwrap_or_default();
     let parent = entry.parent.as_deref();

@@ -50,8 +50,8 @@ const HOSTDEV: &[u8] = b"<hostdev";
 /// The beginning of each line for the journal. `<28>`: facility daemon, warning (RFC 3164).
 const JOURNAL: &str = "<28>gfxplane: ";
 
-/// Runs the hook and returns the exit code. A hook that takes too long is ended by SIGALRM, which is
-/// no veto. Does nothing for users other than root, except on a recorded host. `operation` is
+/// Runs the hook and returns the exit code. A hook that takes too long is ended by SIGALRM, which
+/// is no veto. Does nothing for users other than root, except on a recorded host. `operation` is
 /// libvirt's second argument. The other arguments add nothing to the XML on stdin.
 pub(crate) fn run(root: &Root, operation: &OsStr) -> u8 {
     // SIGALRM ends us, which is no veto: the domain starts.

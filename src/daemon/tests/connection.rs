@@ -67,7 +67,8 @@ fn mdevctl_asks_us_once_libvirt_has_listed_its_devices() {
     assert!(!is_linked(&host), "libvirt tells displays by itself");
 }
 
-/// Each driver of libvirt's has a daemon of its own, and that of the devices comes and goes by itself.
+/// Each driver of libvirt's has a daemon of its own, and that of the devices comes and goes by
+/// itself.
 #[test]
 fn mdevctl_asks_us_beside_modular_daemons() {
     let host = Host::new();

@@ -182,7 +182,8 @@ fn lines_are_said_once() {
     assert!(watched.note("n", "two", Vec::new()));
 }
 
-/// At the first look as many are fixed as are wrong, each told and remembered once; the second changes nothing.
+/// At the first look as many are fixed as are wrong, each told and remembered once; the second
+/// changes nothing.
 #[test]
 fn five_thousand_domains() {
     const MANY: u128 = 5000;

@@ -41,7 +41,8 @@ fn assert_refused(devices: &str, libvirt: &[u32], tls: bool, stage: &str, words:
 /// messages were seen there, unless docs/qemu-and-libvirt.md says otherwise.
 #[test]
 fn in_libvirts_words() {
-    // The stage, and the version if it is not both; the devices, of which VNC and MDEV are above; the words.
+    // The stage, and the version if it is not both; the devices, of which VNC and MDEV are above;
+    // the words.
     for row in [
         "Define | VNC<video><model type='vga' blob='off'/></video> | video type 'vga' does not support blob resources",
         "Define | VNC<video><model type='foo'/></video> | Invalid value for attribute 'type' in element 'model': 'foo'.",
