@@ -33,7 +33,7 @@ use crate::libvirt::{Context, Failure};
 use crate::libvirt::{Start, Term};
 use crate::plan::trial::{name, reduce, said};
 use crate::probe::asking::{Outcome, announce, unknown};
-use crate::probe::{Answer, Asked, Prober, may_open};
+use crate::probe::{Answer, Asked, may_open};
 use crate::publish::inventory::{Sources, active, rule_for};
 
 /// The time that QEMU may take to answer, in seconds, unless the user gives another. A driver may
@@ -93,7 +93,7 @@ impl ProbeCommand {
     /// no error but exit code 1.
     pub(crate) fn run(&self, context: &Context, out: &mut dyn Write) -> anyhow::Result<End> {
         match self.via {
-            None => self.probe.run(context, &Prober::Program(prober()?), out),
+            None => self.probe.run(context, &prober()?, out),
             Some(Via::Qemu) => self.via_qemu(context, out),
         }
     }
