@@ -425,30 +425,21 @@ fn definition_killed() -> Outcome {
         root.join("etc/mdevctl.d/mbochs")
             .join(device(1).to_string())
     };
-    // A file that has another name, too, is written in place.
-    for has_other in [false, true] {
-        let prepare = |root: &Root| -> Outcome {
-            fs::create_dir_all(root.join("etc/mdevctl.d/mbochs"))?;
-            fs::write(path(root), dirty)?;
-            if has_other {
-                let _ = fs::remove_file(root.join("other"));
-                fs::hard_link(path(root), root.join("other"))?;
-            }
-            Ok(())
-        };
-        killed_everywhere("definition", prepare, |root| {
-            let found = fs::read_to_string(path(root))?;
-            if ![dirty, clean.trim()].contains(&found.trim_end()) {
-                return Err(format!("half a definition: {found:?}").into());
-            }
-            let definitions = mdevctl::read(root, &mut Vec::new());
-            assert_eq!(definitions.len(), 1, "mdevctl sees one");
-            mdevctl::clean(root, "mbochs", uuid_of(device(1)))?;
-            assert_eq!(fs::read_to_string(path(root))?.trim_end(), clean.trim());
-            is_empty("left behind", &left_behind(&root.join("etc")))
-        })?;
-    }
-    Ok(())
+    let prepare = |root: &Root| -> Outcome {
+        fs::create_dir_all(root.join("etc/mdevctl.d/mbochs"))?;
+        Ok(fs::write(path(root), dirty)?)
+    };
+    killed_everywhere("definition", prepare, |root| {
+        let found = fs::read_to_string(path(root))?;
+        if ![dirty, clean.trim()].contains(&found.trim_end()) {
+            return Err(format!("half a definition: {found:?}").into());
+        }
+        let definitions = mdevctl::read(root, &mut Vec::new());
+        assert_eq!(definitions.len(), 1, "mdevctl sees one");
+        mdevctl::clean(root, "mbochs", uuid_of(device(1)))?;
+        assert_eq!(fs::read_to_string(path(root))?.trim_end(), clean.trim());
+        is_empty("left behind", &left_behind(&root.join("etc")))
+    })
 }
 
 // Half written

@@ -25,7 +25,7 @@ use crate::host::{Root, Warning, is_absent, or_ignored, remove, requests, tree};
 pub use lock::{Lock, trying_path, wait_until_free, wait_until_tried};
 use lock::{lock_path, one_writer};
 pub(super) use trusted::{
-    Whole, directory, make_or_trust, open_trusted, ourselves, read_own_json, read_trusted,
+    directory, make_or_trust, open_trusted, ourselves, put, read_own_json, read_trusted,
     read_trusted_bytes, replace, trusted, untrusted,
 };
 

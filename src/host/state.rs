@@ -10,9 +10,9 @@
 //! * `older.json`: the domains that existed before the package.
 
 use std::collections::BTreeSet;
-use std::fs::{self, OpenOptions, Permissions};
+use std::fs::{self, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -386,7 +386,7 @@ impl State {
         let write = || {
             let base = self.directory()?;
             let _turn = self.turn(&base)?;
-            replace(&base, &path, &text(&older)?)
+            run::put(&base, &path, &text(&older)?, 0o600, true)
         };
         write().map_err(at(&path))
     }
@@ -440,7 +440,7 @@ impl State {
                 remembered.undo.remove(0);
                 content = text(&remembered)?;
             }
-            replace(&directory, &path, &content)
+            run::put(&directory, &path, &content, 0o600, true)
         };
         write().map_err(at(&path))
     }
@@ -470,17 +470,6 @@ fn text(value: &impl Serialize) -> io::Result<Vec<u8>> {
     let mut text = serde_json::to_vec_pretty(value)?;
     text.push(b'\n');
     Ok(text)
-}
-
-/// Replaces a file as a whole, so that the new content survives a crash.
-fn replace(directory: &Path, path: &Path, content: &[u8]) -> io::Result<()> {
-    let whole = run::Whole {
-        owner: None,
-        new: directory.join(".new"),
-        permissions: Permissions::from_mode(0o600),
-        is_kept: true,
-    };
-    whole.put(path, content)
 }
 
 /// Returns the time in seconds since 1970.

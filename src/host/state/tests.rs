@@ -1,4 +1,6 @@
 use super::*;
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 
 const UUID: Uuid = Uuid::from_u128(0xc1a2_0000_0000_4000_8000_0000_0000_0002);
 
