@@ -195,8 +195,7 @@ impl<'c> Question<'c> {
     }
 
     fn build(&self) -> Option<Build<'_>> {
-        let libvirt = self.abilities.libvirt.as_ref();
-        Build::of(&self.context.root, &self.emulator, libvirt)
+        Build::of(&self.context.root, &self.emulator)
     }
 
     /// Returns the answer if it needs no trial. Adds warnings about files that were ignored.
