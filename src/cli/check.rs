@@ -254,7 +254,8 @@ impl Check {
 /// Returns all domains: libvirt's by UUID, those of a recorded host by name.
 fn all(context: &Context) -> Result<Vec<String>, Failure> {
     if !context.root.is_recorded() {
-        return context.libvirt.all_persistent();
+        let all = context.libvirt.all_persistent()?;
+        return Ok(all.iter().map(ToString::to_string).collect());
     }
     let mut warnings = Vec::new();
     let names = domains::names(&context.root, &mut warnings);

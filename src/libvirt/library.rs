@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
+use uuid::Uuid;
 use virt::connect::Connect;
 use virt::domain::{
     Domain, DomainPausedReason, DomainPausedReasonEnum, DomainState, DomainStateEnum,
@@ -131,9 +132,9 @@ impl Libvirt for ByLibrary {
         replaced(undefined, since, "libvirt refuses to undefine it")
     }
 
-    fn persistent(&self, uuid: &str) -> Result<Option<Definition>, Failure> {
+    fn persistent(&self, uuid: Uuid) -> Result<Option<Definition>, Failure> {
         let connection = self.connect()?;
-        let found = connection.lookup_domain_by_uuid_string(uuid);
+        let found = connection.lookup_domain_by_uuid(uuid);
         let definition = found.and_then(|domain| {
             if domain.is_persistent()? {
                 definition_of(&domain, true).map(Some)
@@ -148,10 +149,10 @@ impl Libvirt for ByLibrary {
         }
     }
 
-    fn all_persistent(&self) -> Result<Vec<String>, Failure> {
+    fn all_persistent(&self) -> Result<Vec<Uuid>, Failure> {
         let connection = self.connect()?;
         let all = connection.list_all_domains(sys::VIR_CONNECT_LIST_DOMAINS_PERSISTENT)?;
-        let uuids: Result<_, virt::error::Error> = all.iter().map(Domain::uuid_string).collect();
+        let uuids: Result<_, virt::error::Error> = all.iter().map(Domain::uuid).collect();
         Ok(uuids?)
     }
 
@@ -183,9 +184,9 @@ impl Libvirt for ByLibrary {
         Ok(Some(all.iter().filter_map(guest).collect()))
     }
 
-    fn is_running(&self, uuid: &str) -> Result<bool, Failure> {
+    fn is_running(&self, uuid: Uuid) -> Result<bool, Failure> {
         let connection = self.connect()?;
-        let (state, reason) = connection.lookup_domain_by_uuid_string(uuid)?.state()?;
+        let (state, reason) = connection.lookup_domain_by_uuid(uuid)?.state()?;
         let starting = DomainPausedReasonEnum::Known(DomainPausedReason::StartingUp);
         let is_starting =
             reason == DomainStateReasonEnum::Known(DomainStateReason::Paused(starting));
@@ -201,13 +202,13 @@ impl Libvirt for ByLibrary {
         Ok(runs && !is_starting)
     }
 
-    fn is_autostart(&self, uuid: &str) -> Result<bool, Failure> {
-        let domain = self.connect()?.lookup_domain_by_uuid_string(uuid)?;
+    fn is_autostart(&self, uuid: Uuid) -> Result<bool, Failure> {
+        let domain = self.connect()?.lookup_domain_by_uuid(uuid)?;
         Ok(domain.autostart()?)
     }
 
-    fn start_persistent(&self, uuid: &str) -> Result<(), Failure> {
-        let domain = self.connect()?.lookup_domain_by_uuid_string(uuid)?;
+    fn start_persistent(&self, uuid: Uuid) -> Result<(), Failure> {
+        let domain = self.connect()?.lookup_domain_by_uuid(uuid)?;
         Ok(domain.create()?)
     }
 
@@ -251,11 +252,11 @@ impl Libvirt for ByLibrary {
         Ok(())
     }
 
-    fn set_policy(&self, uuid: &str, xml: Option<&str>) -> Result<(), Failure> {
+    fn set_policy(&self, uuid: Uuid, xml: Option<&str>) -> Result<(), Failure> {
         let connection = self.connect()?;
         // libvirt adds the namespace to the element, and removes all other elements in that
         // namespace (src/conf/domain_conf.c, virDomainDefSetMetadata).
-        let domain = connection.lookup_domain_by_uuid_string(uuid)?;
+        let domain = connection.lookup_domain_by_uuid(uuid)?;
         let set = domain.set_metadata(
             sys::VIR_DOMAIN_METADATA_ELEMENT as i32,
             xml,
@@ -282,7 +283,7 @@ impl Libvirt for ByLibrary {
         Ok(active.iter().filter_map(user).collect())
     }
 
-    fn start(&self, xml: &str, uuid: &str, term: Term<'_>) -> Result<Start, Failure> {
+    fn start(&self, xml: &str, uuid: Uuid, term: Term<'_>) -> Result<Start, Failure> {
         // libvirt destroys the domain when our connection ends, even if we are killed. As at every
         // start, libvirt does not check the XML against its schema.
         //
@@ -312,7 +313,7 @@ impl Libvirt for ByLibrary {
         }
         // The start uses our connection until QEMU ends, so another connection ends QEMU.
         if let Ok(connection) = self.connect()
-            && let Ok(domain) = connection.lookup_domain_by_uuid_string(uuid)
+            && let Ok(domain) = connection.lookup_domain_by_uuid(uuid)
         {
             let _ = domain.destroy();
         }
@@ -357,7 +358,7 @@ fn unchanged(
     connection: &Connect,
     definition: &Definition,
 ) -> Result<Option<(Domain, Instant)>, Failure> {
-    let domain = match connection.lookup_domain_by_uuid_string(&definition.uuid) {
+    let domain = match connection.lookup_domain_by_uuid(definition.uuid) {
         Err(error) if error.code().is(ErrorNumber::NoDomain) => return Ok(None),
         found => found?,
     };
@@ -415,7 +416,7 @@ fn definition_of(domain: &Domain, secrets: bool) -> Result<Definition, virt::err
         flags |= sys::VIR_DOMAIN_XML_SECURE;
     }
     Ok(Definition {
-        uuid: domain.uuid_string()?,
+        uuid: domain.uuid()?,
         xml: domain.xml_desc(flags)?,
         is_active: domain.is_active()?,
     })

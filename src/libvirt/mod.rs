@@ -22,6 +22,8 @@ use std::time::{Duration, Instant};
 #[cfg(feature = "libvirt")]
 pub use library::ByLibrary;
 
+use uuid::Uuid;
+
 use crate::device::id::DeviceId;
 use crate::publish::overview::Defined;
 
@@ -29,7 +31,7 @@ use crate::publish::overview::Defined;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Definition {
     /// The domain's UUID, by which libvirt finds the domain again.
-    pub uuid: String,
+    pub uuid: Uuid,
     /// The definition's XML.
     pub xml: String,
     /// True if the domain runs.
@@ -123,7 +125,7 @@ pub enum Event {
     /// Something has happened to a domain.
     Domain {
         /// The domain's UUID.
-        uuid: String,
+        uuid: Uuid,
         /// The event in the domain's life.
         what: Happened,
     },
@@ -184,12 +186,12 @@ pub trait Libvirt: fmt::Debug + Send + Sync {
 
     /// Returns the persistent definition of a domain with its passwords; `None` if there is no such
     /// domain or it is transient.
-    fn persistent(&self, _uuid: &str) -> Result<Option<Definition>, Failure> {
+    fn persistent(&self, _uuid: Uuid) -> Result<Option<Definition>, Failure> {
         Without::missing(NEEDED)
     }
 
     /// Returns the UUIDs of all persistent domains.
-    fn all_persistent(&self) -> Result<Vec<String>, Failure> {
+    fn all_persistent(&self) -> Result<Vec<Uuid>, Failure> {
         Without::missing(NEEDED)
     }
 
@@ -203,7 +205,7 @@ pub trait Libvirt: fmt::Debug + Send + Sync {
     ///
     /// # Errors
     /// There is no such domain.
-    fn is_running(&self, _uuid: &str) -> Result<bool, Failure> {
+    fn is_running(&self, _uuid: Uuid) -> Result<bool, Failure> {
         Without::missing(NEEDED)
     }
 
@@ -211,7 +213,7 @@ pub trait Libvirt: fmt::Debug + Send + Sync {
     ///
     /// # Errors
     /// There is no such domain.
-    fn is_autostart(&self, _uuid: &str) -> Result<bool, Failure> {
+    fn is_autostart(&self, _uuid: Uuid) -> Result<bool, Failure> {
         Without::missing(NEEDED)
     }
 
@@ -219,7 +221,7 @@ pub trait Libvirt: fmt::Debug + Send + Sync {
     ///
     /// # Errors
     /// The domain does not start, or runs already.
-    fn start_persistent(&self, _uuid: &str) -> Result<(), Failure> {
+    fn start_persistent(&self, _uuid: Uuid) -> Result<(), Failure> {
         Without::missing(NEEDED)
     }
 
@@ -264,7 +266,7 @@ pub trait Libvirt: fmt::Debug + Send + Sync {
     ///
     /// # Errors
     /// There is no such domain, or libvirt refuses. The metadata then stay as they were.
-    fn set_policy(&self, _uuid: &str, _xml: Option<&str>) -> Result<(), Failure> {
+    fn set_policy(&self, _uuid: Uuid, _xml: Option<&str>) -> Result<(), Failure> {
         Without::missing("a domain's own policy is in libvirt's definition of it")
     }
 
@@ -277,7 +279,7 @@ pub trait Libvirt: fmt::Debug + Send + Sync {
     ///
     /// # Errors
     /// libvirt denies us the right, or the start was given up ([`Term`]).
-    fn start(&self, _xml: &str, _uuid: &str, _term: Term<'_>) -> Result<Start, Failure> {
+    fn start(&self, _xml: &str, _uuid: Uuid, _term: Term<'_>) -> Result<Start, Failure> {
         Without::missing(NEEDED)
     }
 

@@ -295,7 +295,7 @@ impl SmallCopy<'_> {
             limit,
             gives_way: &gives_way,
         };
-        let result = libvirt.start(&self.reduced.xml, &self.uuid.to_string(), term);
+        let result = libvirt.start(&self.reduced.xml, self.uuid, term);
         logs.remove(&name(self.uuid));
         let result = result.map_err(|error| {
             if !gives_way() && Instant::now() >= limit {
