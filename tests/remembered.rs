@@ -16,7 +16,7 @@ use gfxplane::cli::undo::Undo;
 use gfxplane::host::Root;
 use gfxplane::host::log::{By, What};
 use gfxplane::host::state::State;
-use gfxplane::libvirt::{ByLibrary, Definition, Libvirt, New, Replaced, Sink, Start, Term, User};
+use gfxplane::libvirt::{ByLibrary, Definition, Libvirt, New, Replaced, Sink, Start, User};
 use gfxplane::libvirt::{Context, Failure};
 use uuid::Uuid;
 use virt::connect::Connect;
@@ -114,7 +114,7 @@ impl Libvirt for AsKvm {
         Ok(self.user.lock().unwrap().iter().cloned().collect())
     }
 
-    fn start(&self, xml: &str, _uuid: Uuid, _term: Term<'_>) -> Result<Start, Failure> {
+    fn start(&self, xml: &str, _uuid: Uuid, _is_over: &dyn Fn() -> bool) -> Result<Start, Failure> {
         assert!(
             xml.contains("<gl enable='yes'") && !xml.contains("geheim"),
             "{xml}"

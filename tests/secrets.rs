@@ -27,9 +27,7 @@ use gfxplane::cli::verify::Verify;
 use gfxplane::domain::QEMU_NAMESPACE;
 use gfxplane::host::Root;
 use gfxplane::host::log::{By, Entry, What};
-use gfxplane::libvirt::{
-    Context, Definition, Failure, Libvirt, New, Replaced, Sink, Start, Term, User,
-};
+use gfxplane::libvirt::{Context, Definition, Failure, Libvirt, New, Replaced, Sink, Start, User};
 use gfxplane::plan::words;
 use gfxplane::predict::arguments::without_values;
 use gfxplane::xml::Document;
@@ -577,7 +575,7 @@ impl Libvirt for OneDomain {
     fn users(&self) -> Result<Vec<User>, Failure> {
         Ok(Vec::new())
     }
-    fn start(&self, xml: &str, _uuid: Uuid, _term: Term<'_>) -> Result<Start, Failure> {
+    fn start(&self, xml: &str, _uuid: Uuid, _is_over: &dyn Fn() -> bool) -> Result<Start, Failure> {
         // What can be fixed starts, and the daemon defines it.
         if xml.contains("<gl enable='yes'") {
             return Ok(Start::Starts);

@@ -12,7 +12,6 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
-use uuid::Uuid;
 
 use crate::cli::list::display;
 use crate::cli::probe::{Probe, end, prober, row};
@@ -24,14 +23,11 @@ use crate::device::id::DeviceId;
 use crate::device::record::{ByQemu, Circumstances, Record};
 use crate::device::version::Version;
 use crate::host::emulator::{self, Asking};
-use crate::host::requests::start_under_way;
 use crate::host::run;
 use crate::libvirt::idle;
-use crate::libvirt::logs::Logs;
-use crate::libvirt::trial::NotTried;
-use crate::libvirt::{Context, Failure};
-use crate::libvirt::{Start, Term};
-use crate::plan::trial::{name, reduce, said};
+use crate::libvirt::trial::{NotTried, SmallCopy};
+use crate::libvirt::{Context, Failure, Start};
+use crate::plan::trial::said;
 use crate::probe::asking::{Outcome, announce, unknown};
 use crate::probe::{Answer, Asked, may_open};
 use crate::publish::inventory::{Sources, active, rule_for};
@@ -235,63 +231,36 @@ impl Asker<'_> {
         let root = &self.context.root;
         let libvirt = &self.context.libvirt;
         let limit = Instant::now() + self.deadline;
-        let users = libvirt.users()?;
-        if let Err(error) = idle::are_unused(&users, &[id]) {
-            return Ok(unknown(Reason::InUse, Step::Open, error.to_string()));
-        }
         if matches!(id, DeviceId::Pci(_)) && libvirt.version()? < PCI_DISPLAY {
             let note = "libvirt before 10.3 gives no PCI device a display, so QEMU can't tell";
             return Ok(unknown(Reason::NotAllowed, Step::Policy, note.to_owned()));
         }
-        Logs::of(self.context.connect.as_deref()).sweep(&users);
-        let held = match idle::hold(root, &[id], limit) {
-            Ok(held) => held,
-            Err(NotTried::Ours(why)) => return Ok(unknown(Reason::InUse, Step::Lock, Some(why))),
-            Err(error) => return Err(Failure::from(error).into()),
-        };
-        // The QEMU of a domain that is being started must not find the device open.
-        let gives_way = || start_under_way(root, id);
-        if gives_way() {
-            let note = "a domain that has it was started a moment ago";
-            return Ok(unknown(Reason::InUse, Step::Lock, note.to_owned()));
-        }
-        let term = Term {
-            limit,
-            gives_way: &gives_way,
-        };
         let mut kvm = OpenOptions::new();
         let has_kvm = kvm
             .read(true)
             .write(true)
             .open(root.join("dev/kvm"))
             .is_ok();
-        let start = self.start(id, has_kvm, term);
-        drop(held);
-        match start {
+        let text = domain_with(id, has_kvm, self.emulator.as_deref());
+        let copy = SmallCopy::of(self.context, &text, &Default::default());
+        let copy = copy.expect("it is a domain");
+        match copy.start_by(libvirt.as_ref(), limit) {
             Ok(Start::Starts) => Ok(self.keep(id, circumstances, None)),
             Ok(Start::Refused(message)) if said::is_of_accelerator(&message) => {
                 let problem = format!("QEMU can't run a guest on this host: {message}");
                 Err(Failure::Environment(problem).into())
             }
             Ok(Start::Refused(message)) => Ok(self.keep(id, circumstances, Some(&message))),
-            Err(error) if gives_way() => Ok(unknown(Reason::InUse, Step::Open, error.to_string())),
-            Err(error) if Instant::now() >= limit => {
-                Ok(unknown(Reason::TimedOut, Step::Open, error.to_string()))
+            Err(NotTried::Gone(why)) => Ok(unknown(Reason::Vanished, Step::Open, why)),
+            Err(error @ NotTried::Start(_)) => {
+                Ok(unknown(Reason::InUse, Step::Lock, error.to_string()))
             }
-            Err(error) => Err(error.into()),
+            Err(NotTried::InUse(why) | NotTried::Ours(why)) => {
+                Ok(unknown(Reason::InUse, Step::Open, why))
+            }
+            Err(NotTried::Late(why)) => Ok(unknown(Reason::TimedOut, Step::Open, why)),
+            Err(error) => Err(Failure::from(error).into()),
         }
-    }
-
-    /// Starts a QEMU with the device, and removes everything of it.
-    fn start(&self, id: DeviceId, kvm: bool, term: Term<'_>) -> Result<Start, Failure> {
-        let uuid = Uuid::new_v4();
-        let text = domain_with(id, kvm, self.emulator.as_deref());
-        let reduced = reduce(&text, &name(uuid), uuid, &Default::default());
-        let reduced = reduced.expect("it is a domain").xml;
-        let libvirt = &self.context.libvirt;
-        let start = libvirt.start(&reduced, &uuid.to_string(), term);
-        Logs::of(self.context.connect.as_deref()).remove(&name(uuid));
-        start
     }
 
     /// Returns the version of the QEMU that is started, if the emulator is known.
@@ -339,7 +308,9 @@ fn domain_with(id: DeviceId, kvm: bool, emulator: Option<&Path>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plan::trial::reduce;
     use crate::predict::abilities::Abilities;
+    use uuid::Uuid;
 
     #[test]
     fn what_libvirt_is_given() {

@@ -19,7 +19,7 @@ use super::*;
 use crate::host::Root;
 use crate::host::emulator::pretend;
 use crate::host::log::What;
-use crate::libvirt::{Definition, New, Replaced, Sink, Start, Term, User};
+use crate::libvirt::{Definition, New, Replaced, Sink, Start, User};
 use crate::predict::abilities::Abilities;
 
 const UUID: Uuid = Uuid::from_u128(0x9a7e_6a0c_0000_4000_8000_0000_0000_0001);
@@ -262,7 +262,7 @@ impl Libvirt for Arc<Fake> {
         Ok(self.users.lock().unwrap().clone())
     }
 
-    fn start(&self, xml: &str, uuid: Uuid, _term: Term<'_>) -> Result<Start, Failure> {
+    fn start(&self, xml: &str, uuid: Uuid, _is_over: &dyn Fn() -> bool) -> Result<Start, Failure> {
         self.tried.lock().unwrap().push(xml.into());
         self.report_of(uuid, Happened::Started);
         self.report_of(uuid, Happened::Stopped);

@@ -17,7 +17,7 @@ use virt::nodedev::NodeDevice;
 use virt::sys;
 
 use super::events::{self, Reports};
-use super::{Definition, Libvirt, New, Replaced, Sink, Start, Term, User};
+use super::{Definition, Libvirt, New, Replaced, Sink, Start, User};
 use crate::domain::{POLICY_NAMESPACE, name_and_devices};
 use crate::libvirt::Failure;
 use crate::predict::arguments::without_values;
@@ -283,7 +283,7 @@ impl Libvirt for ByLibrary {
         Ok(active.iter().filter_map(user).collect())
     }
 
-    fn start(&self, xml: &str, uuid: Uuid, term: Term<'_>) -> Result<Start, Failure> {
+    fn start(&self, xml: &str, uuid: Uuid, is_over: &dyn Fn() -> bool) -> Result<Start, Failure> {
         // libvirt destroys the domain when our connection ends, even if we are killed. As at every
         // start, libvirt does not check the XML against its schema.
         //
@@ -304,8 +304,8 @@ impl Libvirt for ByLibrary {
             drop(connection);
             let _ = send.send(result);
         });
-        while !term.is_over() {
-            match answer.recv_timeout(term.slice()) {
+        while !is_over() {
+            match answer.recv_timeout(SLICE) {
                 Ok(result) => return result,
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => break,
@@ -318,7 +318,7 @@ impl Libvirt for ByLibrary {
             let _ = domain.destroy();
         }
         let _ = answer.recv_timeout(PATIENCE);
-        Err(term.failure(
+        Err(Failure::Environment(
             "libvirt had not started the domain in time, and it was destroyed: set --deadline"
                 .into(),
         ))
@@ -424,6 +424,9 @@ fn definition_of(domain: &Domain, secrets: bool) -> Result<Definition, virt::err
 
 /// `VIR_DOMAIN_UNDEFINE_KEEP_TPM` (include/libvirt/libvirt-domain.h), which older headers lack.
 const KEEP_TPM: u32 = 1 << 6;
+
+/// The time between two checks whether a start must be given up.
+const SLICE: Duration = Duration::from_millis(50);
 
 /// The time that libvirt gets to end a start after we have destroyed the domain.
 const PATIENCE: Duration = Duration::from_secs(30);

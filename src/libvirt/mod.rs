@@ -17,7 +17,7 @@ use std::collections::HashSet;
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 #[cfg(feature = "libvirt")]
 pub use library::ByLibrary;
@@ -54,43 +54,6 @@ pub enum Start {
     Starts,
     /// libvirt or QEMU refused the domain with this message.
     Refused(String),
-}
-
-/// The limit of a start: a deadline, and a reason to give up earlier if somebody else needs the
-/// devices.
-#[derive(Clone, Copy)]
-pub struct Term<'t> {
-    /// The start's deadline.
-    pub limit: Instant,
-    /// Returns whether somebody else now needs the devices, so that the start must be given up.
-    pub gives_way: &'t dyn Fn() -> bool,
-}
-
-impl Term<'_> {
-    /// The time between two calls of `gives_way`.
-    const SLICE: Duration = Duration::from_millis(50);
-
-    /// Returns whether the start must be given up now.
-    #[cfg(feature = "libvirt")]
-    pub(crate) fn is_over(&self) -> bool {
-        Instant::now() >= self.limit || (self.gives_way)()
-    }
-
-    /// Returns the time to wait until the next check whether the start must be given up.
-    pub fn slice(&self) -> Duration {
-        let left = self.limit.saturating_duration_since(Instant::now());
-        left.min(Self::SLICE)
-    }
-
-    /// Makes the failure of a start that was given up. `late` is its text after the deadline.
-    #[cfg(feature = "libvirt")]
-    pub(crate) fn failure(&self, late: String) -> Failure {
-        Failure::Environment(if (self.gives_way)() {
-            "a domain that has one of the devices is being started and has priority: try again later".into()
-        } else {
-            late
-        })
-    }
 }
 
 /// The new form of a definition.
@@ -275,11 +238,17 @@ pub trait Libvirt: fmt::Debug + Send + Sync {
         Without::missing(NEEDED)
     }
 
-    /// Starts a transient domain, paused, and destroys it.
+    /// Starts a transient domain, paused, and destroys it. Gives the start up as soon as `is_over`
+    /// returns true.
     ///
     /// # Errors
-    /// libvirt denies us the right, or the start was given up ([`Term`]).
-    fn start(&self, _xml: &str, _uuid: Uuid, _term: Term<'_>) -> Result<Start, Failure> {
+    /// libvirt denies us the right, or the start was given up.
+    fn start(
+        &self,
+        _xml: &str,
+        _uuid: Uuid,
+        _is_over: &dyn Fn() -> bool,
+    ) -> Result<Start, Failure> {
         Without::missing(NEEDED)
     }
 
