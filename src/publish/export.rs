@@ -19,7 +19,7 @@ use crate::device::evidence::{Evidence, Finding, Method};
 use crate::device::facts::{Display, Facts};
 use crate::device::id::DeviceId;
 use crate::device::record::Record;
-use crate::device::rules::{Bus, Match, Open, Rule};
+use crate::device::rules::{Bus, Match, Open, Pattern, Rule};
 use crate::publish::inventory::{Inventory, Sources, active, rule_for_type, sibling_of_type};
 
 /// The result of exporting measurements as rules.
@@ -167,7 +167,11 @@ fn measured(finding: &Finding) -> Option<Evidence> {
 }
 
 fn rule(kind: &Kind, measured: &Measured) -> Rule {
-    let driver: Vec<String> = kind.driver.iter().map(|driver| literally(driver)).collect();
+    let driver: Vec<Pattern> = kind
+        .driver
+        .iter()
+        .map(|driver| Pattern::literally(driver))
+        .collect();
     let (driver, parent_driver) = match kind.bus {
         Bus::Mdev => (Vec::new(), driver),
         Bus::Pci => (driver, Vec::new()),
@@ -179,7 +183,7 @@ fn rule(kind: &Kind, measured: &Measured) -> Rule {
             bus: Some(kind.bus),
             driver,
             parent_driver,
-            type_id: vec![literally(&kind.type_id)],
+            type_id: vec![Pattern::literally(&kind.type_id)],
             ..Match::default()
         },
         facts: Some(Facts {
@@ -206,18 +210,6 @@ fn source(evidence: &Evidence) -> String {
         _ => "measured",
     };
     format!("{by}: {}", words.join(", "))
-}
-
-/// Returns a glob that matches this text and no other.
-fn literally(text: &str) -> String {
-    let mut glob = String::new();
-    for c in text.chars() {
-        if "*?[]{}\\!,".contains(c) {
-            glob.push('\\');
-        }
-        glob.push(c);
-    }
-    glob
 }
 
 /// Describes a rule's facts.
