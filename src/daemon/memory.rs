@@ -9,11 +9,14 @@ use uuid::Uuid;
 use crate::daemon::decision::{Memory, Standing, mark};
 use crate::device::id::DeviceId;
 use crate::domain::Domain;
-use crate::host::state::{MAX_GONE, NotRemembered, State};
+use crate::host::state::{NotRemembered, State};
 use crate::host::{Root, Warning, read_whole};
 use crate::libvirt::definition_versions::distance;
 use crate::plan::{Change, Note};
 use crate::xml::{self, Document};
+
+/// The greatest number of undefined domains whose plans are remembered.
+const MAX_GONE: usize = 1000;
 
 /// A domain that the daemon watches.
 #[derive(Debug, Default)]
@@ -148,7 +151,6 @@ impl Domains {
                     self.state.undefined(uuid)?;
                 }
             }
-            self.state.forget_gone(|uuid| there.contains(&uuid))?;
         }
         let older = match &self.older {
             None => there,
@@ -241,8 +243,7 @@ impl Domains {
             return Ok(());
         }
         self.is_newer(uuid)?;
-        self.state.undefined(uuid)?;
-        self.state.forget_gone(|uuid| self.all.contains_key(&uuid))
+        self.state.undefined(uuid)
     }
 }
 

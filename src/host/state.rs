@@ -37,10 +37,6 @@ pub(crate) const MAX_ROUNDS: usize = 32;
 /// The largest size of a domain's file, in bytes. Above it, older changes are dropped.
 const MAX_DOMAIN: usize = 1024 * 1024;
 
-/// The greatest number of undefined domains for which the store remembers that the daemon leaves
-/// them alone.
-pub(crate) const MAX_GONE: usize = 1000;
-
 /// The size in bytes at which the log is renamed and a new log begins.
 const MAX_LOG: u64 = 1024 * 1024;
 
@@ -230,25 +226,6 @@ impl State {
             Ok(Some(remembered)) if remembered.hands_off => self.clear_undo(uuid),
             _ => self.forget(uuid),
         }
-    }
-
-    /// Forgets the domains for which `is_there` returns `false`, but keeps the [`MAX_GONE`] of them
-    /// that were written last.
-    pub(crate) fn forget_gone(&self, is_there: impl Fn(Uuid) -> bool) -> Result<(), NotRemembered> {
-        let mut gone: Vec<Uuid> = self.domains();
-        gone.retain(|uuid| !is_there(*uuid));
-        if gone.len() <= MAX_GONE {
-            return Ok(());
-        }
-        let written = |uuid: &Uuid| {
-            let metadata = fs::metadata(self.domain_path(*uuid));
-            metadata.and_then(|metadata| metadata.modified()).ok()
-        };
-        gone.sort_by_cached_key(written);
-        let surplus = gone.len() - MAX_GONE;
-        gone[..surplus]
-            .iter()
-            .try_for_each(|uuid| self.forget(*uuid))
     }
 
     /// Forgets a domain. Its entries in the log stay.
