@@ -13,6 +13,7 @@ use gfxplane::cli::fixup::Fixup;
 use gfxplane::cli::log::Log;
 use gfxplane::cli::policy::PolicyCommand;
 use gfxplane::cli::undo::Undo;
+use gfxplane::device::version::Version;
 use gfxplane::host::Root;
 use gfxplane::host::log::{By, What};
 use gfxplane::host::state::State;
@@ -102,7 +103,7 @@ impl Libvirt for AsKvm {
         self.libvirt.start_persistent(uuid)
     }
 
-    fn version(&self) -> Result<u32, Failure> {
+    fn version(&self) -> Result<Version, Failure> {
         self.libvirt.version()
     }
 

@@ -24,6 +24,7 @@ use gfxplane::cli::log::Log;
 use gfxplane::cli::policy::PolicyCommand;
 use gfxplane::cli::undo::Undo;
 use gfxplane::cli::verify::Verify;
+use gfxplane::device::version::Version;
 use gfxplane::domain::QEMU_NAMESPACE;
 use gfxplane::host::Root;
 use gfxplane::host::log::{By, Entry, What};
@@ -555,8 +556,8 @@ impl Libvirt for OneDomain {
     fn start_persistent(&self, _uuid: Uuid) -> Result<(), Failure> {
         Ok(())
     }
-    fn version(&self) -> Result<u32, Failure> {
-        Ok(11_003_000)
+    fn version(&self) -> Result<Version, Failure> {
+        Ok(Version::of(&[11, 3]))
     }
     fn domain_capabilities(&self, _emulator: Option<&Path>) -> Result<Option<String>, Failure> {
         Ok(Some(

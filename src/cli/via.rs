@@ -28,6 +28,7 @@ use crate::libvirt::idle;
 use crate::libvirt::trial::{NotTried, SmallCopy};
 use crate::libvirt::{Context, Failure, Start};
 use crate::plan::trial::said;
+use crate::predict::versions::PCI_DISPLAY;
 use crate::probe::asking::{Outcome, announce, unknown};
 use crate::probe::{Answer, Asked, may_open};
 use crate::publish::inventory::{Sources, active, rule_for};
@@ -35,11 +36,6 @@ use crate::publish::inventory::{Sources, active, rule_for};
 /// The time that QEMU may take to answer, in seconds, unless the user gives another. A driver may
 /// take half a minute to make a device ready.
 const DEADLINE: f64 = 120.0;
-
-/// The first libvirt that passes on `display` of a PCI device, in the form of
-/// `virConnectGetLibVersion`. Earlier versions drop the attribute silently, so that a start shows
-/// nothing.
-const PCI_DISPLAY: u32 = 10_003_000;
 
 /// Ask devices what display they have
 ///
@@ -231,7 +227,8 @@ impl Asker<'_> {
         let root = &self.context.root;
         let libvirt = &self.context.libvirt;
         let limit = Instant::now() + self.deadline;
-        if matches!(id, DeviceId::Pci(_)) && libvirt.version()? < PCI_DISPLAY {
+        // Earlier versions drop the attribute silently, so that a start would show nothing.
+        if matches!(id, DeviceId::Pci(_)) && !PCI_DISPLAY.is_in(&libvirt.version()?) {
             let note = "libvirt before 10.3 gives no PCI device a display, so QEMU can't tell";
             return Ok(unknown(Reason::NotAllowed, Step::Policy, note.to_owned()));
         }

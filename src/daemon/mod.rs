@@ -32,6 +32,7 @@ use uuid::Uuid;
 
 use crate::device::id::DeviceId;
 use crate::host::config::Config;
+use crate::host::domains::DEFINITIONS;
 use crate::host::run::{Lock, qemu_directory, records_directory};
 use crate::host::state::NotRemembered;
 use crate::host::{Warning, requests, settings};
@@ -49,9 +50,6 @@ use publishing::Publishing;
 use service::{Journal, Priority, Service, take_signals};
 use tasks::Task;
 use watched_files::{Files, Kind, Seen};
-
-/// The directory of the definitions of the system's domains.
-const DEFINITIONS: &str = "etc/libvirt/qemu";
 
 /// The URI of the user's own libvirt.
 const SESSION: &str = "qemu:///session";

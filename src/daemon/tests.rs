@@ -16,6 +16,7 @@ use std::time::Instant;
 
 use super::tasks::NEVER_QUIET;
 use super::*;
+use crate::device::version::Version;
 use crate::host::Root;
 use crate::host::emulator::pretend;
 use crate::host::log::What;
@@ -236,8 +237,8 @@ impl Libvirt for Arc<Fake> {
         Ok(())
     }
 
-    fn version(&self) -> Result<u32, Failure> {
-        Ok(11_003_000)
+    fn version(&self) -> Result<Version, Failure> {
+        Ok(Version::of(&[11, 3]))
     }
 
     fn watch(&self, sink: Sink) -> Result<Arc<dyn Libvirt>, Failure> {

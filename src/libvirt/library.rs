@@ -18,6 +18,7 @@ use virt::sys;
 
 use super::events::{self, Reports};
 use super::{Definition, Libvirt, New, Replaced, Sink, Start, User};
+use crate::device::version::Version;
 use crate::domain::{POLICY_NAMESPACE, name_and_devices};
 use crate::libvirt::Failure;
 use crate::predict::arguments::without_values;
@@ -212,8 +213,8 @@ impl Libvirt for ByLibrary {
         Ok(domain.create()?)
     }
 
-    fn version(&self) -> Result<u32, Failure> {
-        Ok(self.connect()?.lib_version()?)
+    fn version(&self) -> Result<Version, Failure> {
+        Ok(Version::from_libvirt(self.connect()?.lib_version()?))
     }
 
     fn domain_capabilities(&self, emulator: Option<&Path>) -> Result<Option<String>, Failure> {

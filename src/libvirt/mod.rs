@@ -25,6 +25,7 @@ pub use library::ByLibrary;
 use uuid::Uuid;
 
 use crate::device::id::DeviceId;
+use crate::device::version::Version;
 use crate::publish::overview::Defined;
 
 /// A domain's persistent definition.
@@ -188,9 +189,8 @@ pub trait Libvirt: fmt::Debug + Send + Sync {
         Without::missing(NEEDED)
     }
 
-    /// Returns the version of the libvirt that runs the domains: 1,000,000 major + 1,000 minor +
-    /// release.
-    fn version(&self) -> Result<u32, Failure> {
+    /// Returns the version of the libvirt that runs the domains.
+    fn version(&self) -> Result<Version, Failure> {
         Without::missing(NEEDED)
     }
 
