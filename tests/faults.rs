@@ -198,6 +198,20 @@ fn left_behind(directory: &Path) -> Vec<PathBuf> {
     files(directory).into_keys().filter(is_new).collect()
 }
 
+/// Returns whether a directory has exactly the files of the tree for these facts.
+fn is_tree_of(directory: &Path, facts: &Facts, method: Method) -> bool {
+    let wanted = tempfile::tempdir().expect("there is room");
+    tree::write(wanted.path(), facts, method).expect("there is room");
+    let inside = |directory: &Path| -> BTreeMap<PathBuf, _> {
+        let files = files(directory).into_iter();
+        let inside = |path: &Path| path.strip_prefix(directory).unwrap_or(path).to_owned();
+        files
+            .map(|(path, content)| (inside(&path), content))
+            .collect()
+    };
+    inside(directory) == inside(wanted.path())
+}
+
 fn is_empty<T: std::fmt::Debug>(what: &str, found: &[T]) -> Outcome {
     if found.is_empty() {
         return Ok(());
@@ -296,7 +310,7 @@ fn one_of(root: &Root, ones: &[Option<Record>]) -> Outcome {
         let says = |record: &Record| {
             methods
                 .iter()
-                .any(|m| tree::is_of(&directory, &record.facts, *m))
+                .any(|m| is_tree_of(&directory, &record.facts, *m))
         };
         if !ones
             .iter()
