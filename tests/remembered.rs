@@ -13,10 +13,11 @@ use gfxplane::cli::fixup::Fixup;
 use gfxplane::cli::log::Log;
 use gfxplane::cli::policy::PolicyCommand;
 use gfxplane::cli::undo::Undo;
+use gfxplane::device::version::Version;
 use gfxplane::host::Root;
 use gfxplane::host::log::{By, What};
 use gfxplane::host::state::State;
-use gfxplane::libvirt::{ByLibrary, Definition, Libvirt, New, Replaced, Sink, Start, Term, User};
+use gfxplane::libvirt::{ByLibrary, Definition, Libvirt, New, Replaced, Sink, Start, User};
 use gfxplane::libvirt::{Context, Failure};
 use uuid::Uuid;
 use virt::connect::Connect;
@@ -73,7 +74,7 @@ impl Libvirt for AsKvm {
         self.libvirt.define(&before, New::Checked(&hidden(xml)))
     }
 
-    fn set_policy(&self, uuid: &str, xml: Option<&str>) -> Result<(), Failure> {
+    fn set_policy(&self, uuid: Uuid, xml: Option<&str>) -> Result<(), Failure> {
         self.libvirt.set_policy(uuid, xml)
     }
 
@@ -82,27 +83,27 @@ impl Libvirt for AsKvm {
         Ok(None)
     }
 
-    fn persistent(&self, uuid: &str) -> Result<Option<Definition>, Failure> {
-        self.definition(uuid, true).map(Some)
+    fn persistent(&self, uuid: Uuid) -> Result<Option<Definition>, Failure> {
+        self.definition(&uuid.to_string(), true).map(Some)
     }
 
-    fn all_persistent(&self) -> Result<Vec<String>, Failure> {
+    fn all_persistent(&self) -> Result<Vec<Uuid>, Failure> {
         self.libvirt.all_persistent()
     }
 
-    fn is_running(&self, uuid: &str) -> Result<bool, Failure> {
+    fn is_running(&self, uuid: Uuid) -> Result<bool, Failure> {
         self.libvirt.is_running(uuid)
     }
 
-    fn is_autostart(&self, uuid: &str) -> Result<bool, Failure> {
+    fn is_autostart(&self, uuid: Uuid) -> Result<bool, Failure> {
         self.libvirt.is_autostart(uuid)
     }
 
-    fn start_persistent(&self, uuid: &str) -> Result<(), Failure> {
+    fn start_persistent(&self, uuid: Uuid) -> Result<(), Failure> {
         self.libvirt.start_persistent(uuid)
     }
 
-    fn version(&self) -> Result<u32, Failure> {
+    fn version(&self) -> Result<Version, Failure> {
         self.libvirt.version()
     }
 
@@ -114,7 +115,7 @@ impl Libvirt for AsKvm {
         Ok(self.user.lock().unwrap().iter().cloned().collect())
     }
 
-    fn start(&self, xml: &str, _uuid: &str, _term: Term<'_>) -> Result<Start, Failure> {
+    fn start(&self, xml: &str, _uuid: Uuid, _is_over: &dyn Fn() -> bool) -> Result<Start, Failure> {
         assert!(
             xml.contains("<gl enable='yes'") && !xml.contains("geheim"),
             "{xml}"

@@ -24,17 +24,17 @@ use gfxplane::cli::log::Log;
 use gfxplane::cli::policy::PolicyCommand;
 use gfxplane::cli::undo::Undo;
 use gfxplane::cli::verify::Verify;
+use gfxplane::device::version::Version;
 use gfxplane::domain::QEMU_NAMESPACE;
 use gfxplane::host::Root;
 use gfxplane::host::log::{By, Entry, What};
-use gfxplane::libvirt::{
-    Context, Definition, Failure, Libvirt, New, Replaced, Sink, Start, Term, User,
-};
+use gfxplane::libvirt::{Context, Definition, Failure, Libvirt, New, Replaced, Sink, Start, User};
 use gfxplane::plan::words;
 use gfxplane::predict::arguments::without_values;
 use gfxplane::xml::Document;
 use hooked::Hooked;
 use roxmltree::Node;
+use uuid::Uuid;
 
 const TOOL: &str = env!("CARGO_BIN_EXE_gfxplane");
 const HELPER: &str = env!("CARGO_BIN_EXE_gfxplane-helper");
@@ -528,7 +528,7 @@ impl Libvirt for OneDomain {
         let xml = self.0.lock().unwrap().clone();
         let without = || xml.replace(&format!(" passwd='{SECRET}'"), "");
         Ok(Definition {
-            uuid: UUID.into(),
+            uuid: UUID.parse().expect("a UUID"),
             xml: if secrets { xml } else { without() },
             is_active: false,
         })
@@ -541,23 +541,23 @@ impl Libvirt for OneDomain {
         let window = Duration::ZERO;
         Ok(Replaced::Done { window })
     }
-    fn persistent(&self, uuid: &str) -> Result<Option<Definition>, Failure> {
-        self.definition(uuid, true).map(Some)
+    fn persistent(&self, uuid: Uuid) -> Result<Option<Definition>, Failure> {
+        self.definition(&uuid.to_string(), true).map(Some)
     }
-    fn all_persistent(&self) -> Result<Vec<String>, Failure> {
-        Ok(vec![UUID.into()])
+    fn all_persistent(&self) -> Result<Vec<Uuid>, Failure> {
+        Ok(vec![UUID.parse().expect("a UUID")])
     }
-    fn is_running(&self, _uuid: &str) -> Result<bool, Failure> {
+    fn is_running(&self, _uuid: Uuid) -> Result<bool, Failure> {
         Ok(false)
     }
-    fn is_autostart(&self, _uuid: &str) -> Result<bool, Failure> {
+    fn is_autostart(&self, _uuid: Uuid) -> Result<bool, Failure> {
         Ok(false)
     }
-    fn start_persistent(&self, _uuid: &str) -> Result<(), Failure> {
+    fn start_persistent(&self, _uuid: Uuid) -> Result<(), Failure> {
         Ok(())
     }
-    fn version(&self) -> Result<u32, Failure> {
-        Ok(11_003_000)
+    fn version(&self) -> Result<Version, Failure> {
+        Ok(Version::of(&[11, 3]))
     }
     fn domain_capabilities(&self, _emulator: Option<&Path>) -> Result<Option<String>, Failure> {
         Ok(Some(
@@ -570,13 +570,13 @@ impl Libvirt for OneDomain {
     fn watch(&self, _sink: Sink) -> Result<Arc<dyn Libvirt>, Failure> {
         Ok(Arc::new(self.clone()))
     }
-    fn set_policy(&self, _uuid: &str, _xml: Option<&str>) -> Result<(), Failure> {
+    fn set_policy(&self, _uuid: Uuid, _xml: Option<&str>) -> Result<(), Failure> {
         Ok(())
     }
     fn users(&self) -> Result<Vec<User>, Failure> {
         Ok(Vec::new())
     }
-    fn start(&self, xml: &str, _uuid: &str, _term: Term<'_>) -> Result<Start, Failure> {
+    fn start(&self, xml: &str, _uuid: Uuid, _is_over: &dyn Fn() -> bool) -> Result<Start, Failure> {
         // What can be fixed starts, and the daemon defines it.
         if xml.contains("<gl enable='yes'") {
             return Ok(Start::Starts);

@@ -249,7 +249,8 @@ impl Check {
 /// libvirt can't be reached, or the recording has no domains.
 fn all(context: &Context) -> Result<Vec<String>, Failure> {
     if !context.root.is_recorded() {
-        return context.libvirt.all_persistent();
+        let all = context.libvirt.all_persistent()?;
+        return Ok(all.iter().map(ToString::to_string).collect());
     }
     let mut warnings = Vec::new();
     let names = domains::names(&context.root, &mut warnings);

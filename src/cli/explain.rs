@@ -256,12 +256,12 @@ fn with_device(context: &Context, device: DeviceId) -> Result<Option<String>, Fa
     let mut with: Vec<(String, String)> = Vec::new();
     for uuid in context.libvirt.all_persistent()? {
         // The domain may be gone by now.
-        let Ok(definition) = context.libvirt.definition(&uuid, false) else {
+        let Ok(definition) = context.libvirt.definition(&uuid.to_string(), false) else {
             continue;
         };
         let (name, devices) = name_and_devices(&definition.xml);
         if devices.contains(&device) {
-            with.push((operand(Some(&name), uuid.parse().ok()), definition.xml));
+            with.push((operand(Some(&name), Some(uuid)), definition.xml));
         }
     }
     if with.len() > 1 {

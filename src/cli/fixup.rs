@@ -258,7 +258,7 @@ impl Fixup {
         seen: Option<Result<Seen, NotTried>>,
     ) -> Result<(), Failure> {
         let Some(seen) = seen else { return Ok(()) };
-        let typed = operand(name, before.uuid.parse().ok());
+        let typed = operand(name, Some(before.uuid));
         let no_trial =
             format!("gfxplane fixup {typed} --define --no-trial defines it all the same");
         match seen {
@@ -322,9 +322,9 @@ fn remember(
     before: &Definition,
     fixed: &Fixed,
 ) -> anyhow::Result<()> {
-    let uuid = before.uuid.parse()?;
+    let uuid = before.uuid;
     let name = fixed.name.as_deref().unwrap_or_default();
-    let after = context.libvirt.definition(&before.uuid, true)?;
+    let after = context.libvirt.definition(&uuid.to_string(), true)?;
     let changes = fixed.plan.as_ref().map(|plan| plan.changes.as_slice());
     let made = Made {
         uuid,

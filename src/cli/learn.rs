@@ -3,7 +3,6 @@
 use std::io::Write;
 
 use serde_json::json;
-use uuid::Uuid;
 
 use crate::cli::subject::name;
 use crate::cli::{End, json};
@@ -40,7 +39,7 @@ impl Learn {
         context.refuse_remote()?;
         let definition = context.libvirt.definition(&self.domain, false)?;
         let (name, devices) = name_and_devices(&definition.xml);
-        let uuid: Uuid = definition.uuid.parse()?;
+        let uuid = definition.uuid;
         let directory = directory(&context.root, context.connect.as_deref())
             .ok_or_else(|| Failure::Environment("there is no HOME to look for logs in".into()))?;
         let logged = Logged {

@@ -71,7 +71,9 @@ impl PolicyCommand {
         let mut definition = context.libvirt.definition(&self.domain, false)?;
         if sets {
             self.set(context, &definition, &words)?;
-            definition = context.libvirt.definition(&definition.uuid, false)?;
+            definition = context
+                .libvirt
+                .definition(&definition.uuid.to_string(), false)?;
         }
         let shown = self.look(context, &definition)?;
         if self.json {
@@ -127,7 +129,7 @@ impl PolicyCommand {
         }
         let element = element(&wishes);
         let name = domain.name.clone().unwrap_or_else(|| self.domain.clone());
-        let id = definition.uuid.parse()?;
+        let id = definition.uuid;
         let state = context.state();
         let mut warnings = Vec::new();
         let undone = state
@@ -145,7 +147,7 @@ impl PolicyCommand {
         }
         let set = context
             .libvirt
-            .set_policy(&definition.uuid, element.as_deref());
+            .set_policy(definition.uuid, element.as_deref());
         if let Err(failure) = set {
             if let Some(state) = undone
                 && let Err(error) = state.set_hands_off(id, &name, true)
@@ -195,7 +197,7 @@ impl PolicyCommand {
                 "{manager} manages it: at most display='asked', unless its own policy says more"
             ));
         }
-        let id = definition.uuid.parse()?;
+        let id = definition.uuid;
         let mut undone = false;
         if let Some(state) = context.state() {
             match state.readable() {

@@ -1,7 +1,7 @@
 //! The verb `probe` of `gfxplane`, and all of `gfxplane-probe` that a person types.
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::time::Instant;
@@ -19,7 +19,7 @@ use crate::host::{Root, Warning, settings, sysfs};
 use crate::libvirt::{Context, Failure};
 use crate::probe::asking::{Outcome, Request, announce, ask_and_keep};
 use crate::probe::instance::{Instance, clean_up};
-use crate::probe::{Asked, Prober, may_open_type};
+use crate::probe::{Asked, may_open_type};
 use crate::publish::export::said;
 use crate::publish::inventory::{Sources, rule_for_type};
 
@@ -119,7 +119,7 @@ impl Probe {
     pub fn run(
         &self,
         context: &Context,
-        prober: &Prober,
+        prober: &Path,
         out: &mut dyn Write,
     ) -> anyhow::Result<End> {
         let mut warnings = Vec::new();
@@ -130,7 +130,7 @@ impl Probe {
             None => config.deadline,
         };
         // A killed run may have left devices.
-        warnings.extend(clean_up(&context.root, prober.program(), deadline).err());
+        warnings.extend(clean_up(&context.root, prober, deadline).err());
         let instance = match &self.of_type {
             Some(of_type) => {
                 let limit = Instant::now() + deadline;
@@ -214,7 +214,7 @@ impl Probe {
     fn instantiate(
         &self,
         root: &Root,
-        prober: &Prober,
+        prober: &Path,
         text: &str,
         limit: Instant,
     ) -> anyhow::Result<Instance> {
@@ -242,14 +242,7 @@ impl Probe {
             return Err(Failure::Refused(problem(&why)).into());
         }
         let wanted = (parent, type_id);
-        let made = Instance::make(
-            root,
-            prober.program(),
-            wanted,
-            &known.types,
-            self.force,
-            limit,
-        );
+        let made = Instance::make(root, prober, wanted, &known.types, self.force, limit);
         made.map_err(|error| match error.is_refusal() {
             true => Failure::Refused(problem(&error)).into(),
             false => Failure::Environment(problem(&error)).into(),
@@ -268,13 +261,6 @@ fn ask_all(
         let outcome = ask_and_keep(&context.root, &sources, *id, device.as_ref(), request);
         (outcome, sources.host.warnings)
     };
-    // A single device is asked without a thread, because a process with threads can't be forked for
-    // the probe.
-    if let [id] = ids {
-        let (outcome, more) = ask(id);
-        warnings.extend(more);
-        return vec![outcome];
-    }
     let next = AtomicUsize::new(0);
     let (send, answers) = mpsc::channel();
     std::thread::scope(|scope| {

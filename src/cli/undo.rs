@@ -57,19 +57,17 @@ impl Undo {
             return self.undo(context, &state, domain, out);
         }
         let mut domains = context.libvirt.all_persistent()?;
-        domains.retain(|domain| {
+        domains.retain(|uuid| {
             // If the remembered changes can't be read, the domain's own undo says why.
             let mut problems = Vec::new();
-            domain.parse().is_ok_and(|uuid| {
-                !state.undo_stack(uuid, &mut problems).is_empty() || !problems.is_empty()
-            })
+            !state.undo_stack(*uuid, &mut problems).is_empty() || !problems.is_empty()
         });
         if domains.is_empty() {
             context.say("there is nothing to undo: no change of any domain is remembered");
         }
         let mut end = End::Done;
         for domain in domains {
-            let undone = self.undo(context, &state, &domain, out);
+            let undone = self.undo(context, &state, &domain.to_string(), out);
             end = end.max(undone.unwrap_or_else(|error| {
                 context.say(&format!("{domain} stays as it is: {error:#}"));
                 End::Lacking
@@ -94,7 +92,7 @@ impl Undo {
             true => context.say(&format!("{name}: {text}")),
             false => context.say(text),
         };
-        let uuid = before.uuid.parse()?;
+        let uuid = before.uuid;
         let mut warnings = Vec::new();
         let rounds = state.undo_stack(uuid, &mut warnings);
         let was_left_alone = state.hands_off(uuid, &mut warnings);

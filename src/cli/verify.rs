@@ -12,19 +12,16 @@ use std::io::Write;
 use std::time::Instant;
 
 use serde::Serialize;
-use uuid::Uuid;
 
 use crate::cli::progress::Progress;
 use crate::cli::subject::SubjectArgs;
 use crate::cli::{End, deadline, json, refused, seconds};
-use crate::device::id::DeviceId;
 use crate::domain::Domain;
 use crate::domain::policy::Wishes;
-use crate::libvirt::Start;
 use crate::libvirt::trial::SmallCopy;
-use crate::libvirt::{Context, Failure};
+use crate::libvirt::{Context, Failure, Start};
 use crate::plan::fixup::{Surroundings as _, fix};
-use crate::plan::trial::{LeftOut, Reduced, name, reduce, said};
+use crate::plan::trial::{LeftOut, said};
 use crate::plan::words;
 use crate::predict::Prediction;
 use crate::xml::Document;
@@ -79,24 +76,24 @@ impl Verify {
         let fix = |wishes| refused(subject, fix(&text, &surroundings, &policy, wishes));
         let (fixed, better) = (fix(&Wishes::as_it_is())?, fix(&self.about.wishes())?);
         surroundings.warn();
-        let uuid = Uuid::new_v4();
-        let reduced = {
+        let copy = {
             let document = refused(subject, Document::parse(&text))?;
             let domain = refused(subject, Domain::new(&document))?;
             let abilities = surroundings.abilities(&domain);
-            refused(subject, reduce(&text, &name(uuid), uuid, &abilities))?
+            refused(subject, SmallCopy::of(context, &text, &abilities))?
         };
         let limit = Instant::now() + deadline;
         let progress = Progress::begin(context.quiet, "starting a small copy of the domain");
-        let start = try_it(context, &reduced, uuid, limit)?;
+        let start = copy.start_by(context.libvirt.as_ref(), limit);
+        let start = start.map_err(Failure::from)?;
         drop(progress);
 
         let message = match &start {
             Start::Starts => None,
             Start::Refused(message) => Some(message.as_str()),
         };
-        let missing: Vec<&str> = reduced
-            .left_out
+        let left_out = &copy.reduced.left_out;
+        let missing: Vec<&str> = left_out
             .iter()
             .filter(|left| left.matters)
             .map(|left| left.what.as_str())
@@ -114,7 +111,7 @@ impl Verify {
                     explained: &explained,
                     predicted: plan.map(|plan| &plan.before),
                     fixup: changes.map(|change| words(&change.action)).collect(),
-                    left_out: &reduced.left_out,
+                    left_out,
                 },
             )?;
         } else {
@@ -122,7 +119,7 @@ impl Verify {
             for line in &explained {
                 writeln!(out, "{line}")?;
             }
-            for left in &reduced.left_out {
+            for left in left_out {
                 let matters = if left.matters {
                     ", which may make a difference"
                 } else {
@@ -133,25 +130,4 @@ impl Verify {
         }
         Ok(End::of(message.is_none()))
     }
-}
-
-/// Starts the small copy through libvirt, and removes everything that it leaves behind.
-fn try_it(
-    context: &Context,
-    reduced: &Reduced,
-    uuid: Uuid,
-    limit: Instant,
-) -> anyhow::Result<Start> {
-    let document = Document::parse(&reduced.xml)?;
-    let domain = Domain::new(&document)?;
-    let devices: Vec<DeviceId> = domain.hostdevs.iter().map(|hostdev| hostdev.id).collect();
-    let copy = SmallCopy {
-        context,
-        reduced,
-        uuid,
-        devices: &devices,
-    };
-    // A mark of a start does not stop this trial: the user knows whether a start is under way.
-    let start = copy.start_by(context.libvirt.as_ref(), limit, &|| Ok(()));
-    Ok(start.map_err(Failure::from)?)
 }

@@ -12,7 +12,6 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
-use uuid::Uuid;
 
 use crate::cli::list::display;
 use crate::cli::probe::{Probe, end, prober, row};
@@ -24,26 +23,19 @@ use crate::device::id::DeviceId;
 use crate::device::record::{ByQemu, Circumstances, Record};
 use crate::device::version::Version;
 use crate::host::emulator::{self, Asking};
-use crate::host::requests::start_under_way;
 use crate::host::run;
 use crate::libvirt::idle;
-use crate::libvirt::logs::Logs;
-use crate::libvirt::trial::NotTried;
-use crate::libvirt::{Context, Failure};
-use crate::libvirt::{Start, Term};
-use crate::plan::trial::{name, reduce, said};
+use crate::libvirt::trial::{NotTried, SmallCopy};
+use crate::libvirt::{Context, Failure, Start};
+use crate::plan::trial::said;
+use crate::predict::versions::PCI_DISPLAY;
 use crate::probe::asking::{Outcome, announce, unknown};
-use crate::probe::{Answer, Asked, Prober, may_open};
+use crate::probe::{Answer, Asked, may_open};
 use crate::publish::inventory::{Sources, active, rule_for};
 
 /// The time that QEMU may take to answer, in seconds, unless the user gives another. A driver may
 /// take half a minute to make a device ready.
 const DEADLINE: f64 = 120.0;
-
-/// The first libvirt that passes on `display` of a PCI device, in the form of
-/// `virConnectGetLibVersion`. Earlier versions silently drop the attribute, so a start shows
-/// nothing about the display.
-const PCI_DISPLAY: u32 = 10_003_000;
 
 /// Ask devices what display they have
 ///
@@ -94,7 +86,7 @@ impl ProbeCommand {
     /// printed).
     pub(crate) fn run(&self, context: &Context, out: &mut dyn Write) -> anyhow::Result<End> {
         match self.via {
-            None => self.probe.run(context, &Prober::Program(prober()?), out),
+            None => self.probe.run(context, &prober()?, out),
             Some(Via::Qemu) => self.via_qemu(context, out),
         }
     }
@@ -239,63 +231,37 @@ impl Asker<'_> {
         let root = &self.context.root;
         let libvirt = &self.context.libvirt;
         let limit = Instant::now() + self.deadline;
-        let users = libvirt.users()?;
-        if let Err(error) = idle::are_unused(&users, &[id]) {
-            return Ok(unknown(Reason::InUse, Step::Open, error.to_string()));
-        }
-        if matches!(id, DeviceId::Pci(_)) && libvirt.version()? < PCI_DISPLAY {
+        // Earlier versions drop the attribute silently, so that a start would show nothing.
+        if matches!(id, DeviceId::Pci(_)) && !PCI_DISPLAY.is_in(&libvirt.version()?) {
             let note = "libvirt before 10.3 gives no PCI device a display, so QEMU can't tell";
             return Ok(unknown(Reason::NotAllowed, Step::Policy, note.to_owned()));
         }
-        Logs::of(self.context.connect.as_deref()).sweep(&users);
-        let held = match idle::hold(root, &[id], limit) {
-            Ok(held) => held,
-            Err(NotTried::Ours(why)) => return Ok(unknown(Reason::InUse, Step::Lock, Some(why))),
-            Err(error) => return Err(Failure::from(error).into()),
-        };
-        // The QEMU of a domain that is being started must not find the device open.
-        let gives_way = || start_under_way(root, id);
-        if gives_way() {
-            let note = "a domain that has it was started a moment ago";
-            return Ok(unknown(Reason::InUse, Step::Lock, note.to_owned()));
-        }
-        let term = Term {
-            limit,
-            gives_way: &gives_way,
-        };
         let mut kvm = OpenOptions::new();
         let has_kvm = kvm
             .read(true)
             .write(true)
             .open(root.join("dev/kvm"))
             .is_ok();
-        let start = self.start(id, has_kvm, term);
-        drop(held);
-        match start {
+        let text = domain_with(id, has_kvm, self.emulator.as_deref());
+        let copy = SmallCopy::of(self.context, &text, &Default::default());
+        let copy = copy.expect("it is a domain");
+        match copy.start_by(libvirt.as_ref(), limit) {
             Ok(Start::Starts) => Ok(self.keep(id, circumstances, None)),
             Ok(Start::Refused(message)) if said::is_of_accelerator(&message) => {
                 let problem = format!("QEMU can't run a guest on this host: {message}");
                 Err(Failure::Environment(problem).into())
             }
             Ok(Start::Refused(message)) => Ok(self.keep(id, circumstances, Some(&message))),
-            Err(error) if gives_way() => Ok(unknown(Reason::InUse, Step::Open, error.to_string())),
-            Err(error) if Instant::now() >= limit => {
-                Ok(unknown(Reason::TimedOut, Step::Open, error.to_string()))
+            Err(NotTried::Gone(why)) => Ok(unknown(Reason::Vanished, Step::Open, why)),
+            Err(error @ NotTried::Start(_)) => {
+                Ok(unknown(Reason::InUse, Step::Lock, error.to_string()))
             }
-            Err(error) => Err(error.into()),
+            Err(NotTried::InUse(why) | NotTried::Ours(why)) => {
+                Ok(unknown(Reason::InUse, Step::Open, why))
+            }
+            Err(NotTried::Late(why)) => Ok(unknown(Reason::TimedOut, Step::Open, why)),
+            Err(error) => Err(Failure::from(error).into()),
         }
-    }
-
-    /// Starts a QEMU with the device, and removes everything that it leaves behind.
-    fn start(&self, id: DeviceId, kvm: bool, term: Term<'_>) -> Result<Start, Failure> {
-        let uuid = Uuid::new_v4();
-        let text = domain_with(id, kvm, self.emulator.as_deref());
-        let reduced = reduce(&text, &name(uuid), uuid, &Default::default());
-        let reduced = reduced.expect("it is a domain").xml;
-        let libvirt = &self.context.libvirt;
-        let start = libvirt.start(&reduced, &uuid.to_string(), term);
-        Logs::of(self.context.connect.as_deref()).remove(&name(uuid));
-        start
     }
 
     /// Returns the version of the QEMU to start; `None` if it is not known.
@@ -342,7 +308,9 @@ fn domain_with(id: DeviceId, kvm: bool, emulator: Option<&Path>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plan::trial::reduce;
     use crate::predict::abilities::Abilities;
+    use uuid::Uuid;
 
     #[test]
     fn what_libvirt_is_given() {

@@ -79,7 +79,7 @@ impl Daemon<'_> {
 
     fn look(&mut self, libvirt: &dyn Libvirt, task: Task) -> Result<(), Failure> {
         let uuid = task.uuid;
-        let Some(definition) = libvirt.persistent(&uuid.to_string())? else {
+        let Some(definition) = libvirt.persistent(uuid)? else {
             // The domain may have been defined again since the report that it was undefined.
             self.later.retain(|(_, of), _| *of != uuid);
             self.handled(uuid, false);
@@ -242,7 +242,7 @@ impl Daemon<'_> {
                     return Ok(());
                 };
                 // This comes first: any change from now on is somebody else's.
-                let after = libvirt.persistent(&before.uuid);
+                let after = libvirt.persistent(uuid);
                 let text = format!("{how} {micros} µs after it was last looked at");
                 self.tell(uuid, Priority::Info, &text);
                 self.domains.watched(uuid).memory.did(plan);
@@ -388,12 +388,10 @@ impl Daemon<'_> {
     /// Either way, ends the hook's request. A separate thread waits for the outcome, unless the
     /// daemon runs only once.
     fn start(&mut self, libvirt: &dyn Libvirt, definition: &Definition) -> Result<(), Failure> {
-        let Ok(uuid) = definition.uuid.parse() else {
-            return Ok(());
-        };
+        let uuid = definition.uuid;
         let wanted = match self.config.retry_start {
             RetryStart::Never => false,
-            RetryStart::Autostart => libvirt.is_autostart(&definition.uuid)?,
+            RetryStart::Autostart => libvirt.is_autostart(uuid)?,
             RetryStart::Persistent => true,
         };
         if definition.is_active {
@@ -409,9 +407,8 @@ impl Daemon<'_> {
             let Some(libvirt) = self.libvirt.clone() else {
                 return Ok(());
             };
-            let text = definition.uuid.clone();
             let start = move || {
-                let result = libvirt.start_persistent(&text);
+                let result = libvirt.start_persistent(uuid);
                 result.map_err(|error| error.to_string())
             };
             if self.is_once {

@@ -16,7 +16,7 @@ use crate::plan::fixup::Fixed;
 /// Makes a definition from its text, and adds the line break at the end.
 fn definition(uuid: Uuid, text: &str) -> Definition {
     Definition {
-        uuid: uuid.to_string(),
+        uuid,
         xml: format!("{text}\n"),
         is_active: false,
     }

@@ -10,9 +10,9 @@ use super::{DAEMONS, Daemon, Event};
 use crate::device::version::Version;
 use crate::host::read_whole;
 
-/// The first libvirt that reports `attach-device --config`, in the form of
-/// `virConnectGetLibVersion`. Measured: 9.0 does not report it, 11.3 does.
-const REPORTS_ATTACHED: u32 = 10_000_000;
+/// The first version that reports `attach-device --config`. Measured: 9.0 does not report it, 11.3
+/// does.
+const REPORTS_ATTACHED: [u32; 1] = [10];
 
 /// The wait before the first attempt to connect to a libvirt that has just appeared. Doubled after
 /// each failure, up to [`LATEST`].
@@ -88,10 +88,9 @@ impl Daemon<'_> {
         let Some(libvirt) = self.libvirt.clone() else {
             return;
         };
-        let version = libvirt.version().unwrap_or(0);
-        let text = format!("connected to libvirt {}", Version::from_libvirt(version));
-        self.say(Priority::Info, &text);
-        if self.is_system() && version < REPORTS_ATTACHED {
+        let version = libvirt.version().unwrap_or_else(|_| Version::of(&[0]));
+        self.say(Priority::Info, &format!("connected to libvirt {version}"));
+        if self.is_system() && !version.is_from(&REPORTS_ATTACHED) {
             let text = "this libvirt does not report devices that are attached to a definition: its files are watched, too";
             self.say(Priority::Info, text);
             self.watches_definitions = true;

@@ -26,7 +26,7 @@ impl Daemon<'_> {
             Some(domain) => (domain.name.clone(), domain.devices.clone()),
             // The daemon has not looked at the domain yet. A domain without a definition has no
             // devices to compare with its log.
-            None => match libvirt.persistent(&uuid.to_string()) {
+            None => match libvirt.persistent(uuid) {
                 Ok(Some(definition)) => name_and_devices(&definition.xml),
                 _ => return,
             },

@@ -114,10 +114,9 @@ pub(crate) fn learn_from(root: &Root, domain: Logged<'_>) -> Result<Vec<Learned>
 
 /// Returns whether a domain runs; `None` if it is being started, ended or undefined at this moment.
 fn runs(libvirt: &dyn Libvirt, uuid: Uuid) -> Result<Option<bool>, Failure> {
-    let uuid = uuid.to_string();
-    Ok(match libvirt.persistent(&uuid)? {
+    Ok(match libvirt.persistent(uuid)? {
         Some(definition) if !definition.is_active => Some(false),
-        Some(_) if libvirt.is_running(&uuid)? => Some(true),
+        Some(_) if libvirt.is_running(uuid)? => Some(true),
         _ => None,
     })
 }

@@ -9,11 +9,15 @@ use uuid::Uuid;
 use crate::daemon::decision::{Memory, Standing, mark};
 use crate::device::id::DeviceId;
 use crate::domain::Domain;
-use crate::host::state::{MAX_GONE, NotRemembered, State};
-use crate::host::{Root, Warning, read_whole};
+use crate::host::domains::{self, DomainFile};
+use crate::host::state::{NotRemembered, State};
+use crate::host::{Root, Warning};
 use crate::libvirt::definition_versions::distance;
 use crate::plan::{Change, Note};
-use crate::xml::{self, Document};
+use crate::xml::Document;
+
+/// The greatest number of undefined domains whose plans are remembered.
+const MAX_GONE: usize = 1000;
 
 /// A domain that the daemon watches.
 #[derive(Debug, Default)]
@@ -152,7 +156,6 @@ impl Domains {
                     self.state.undefined(uuid)?;
                 }
             }
-            self.state.forget_gone(|uuid| there.contains(&uuid))?;
         }
         let older = match &self.older {
             None => there,
@@ -248,24 +251,19 @@ impl Domains {
             return Ok(());
         }
         self.is_newer(uuid)?;
-        self.state.undefined(uuid)?;
-        self.state.forget_gone(|uuid| self.all.contains_key(&uuid))
+        self.state.undefined(uuid)
     }
 }
 
 /// Returns the domains that have a definition file of libvirt's; `None` if the directory can't be
 /// read.
 fn written(root: &Root) -> Option<BTreeSet<Uuid>> {
-    let entries = std::fs::read_dir(root.join(super::DEFINITIONS)).ok()?;
-    let paths = entries.flatten().map(|entry| entry.path());
-    let texts = paths
-        .filter(|path| path.extension().is_some_and(|ending| ending == "xml"))
-        .filter_map(|path| read_whole(&path, xml::MAX_SIZE).ok());
-    let uuid = |text: String| {
-        let document = Document::parse(&text).ok()?;
+    let uuid = |file: &DomainFile| {
+        let document = Document::parse(&file.xml).ok()?;
         Domain::new(&document).ok()?.uuid
     };
-    Some(texts.filter_map(uuid).collect())
+    let files = domains::read(root, &mut Vec::new())?;
+    Some(files.iter().filter_map(uuid).collect())
 }
 
 #[cfg(test)]
@@ -276,7 +274,7 @@ mod tests {
     #[test]
     fn what_is_defined_while_no_daemon_runs_is_not_older_than_the_package() {
         let (_keep, root) = crate::host::empty();
-        let definitions = super::super::DEFINITIONS;
+        let definitions = domains::DEFINITIONS;
         fs::create_dir_all(root.join("var/lib")).unwrap();
         let (a, b) = (Uuid::from_u128(1), Uuid::from_u128(2));
         let define = |uuid: Uuid| {

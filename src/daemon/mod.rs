@@ -32,6 +32,7 @@ use uuid::Uuid;
 
 use crate::device::id::DeviceId;
 use crate::host::config::Config;
+use crate::host::domains::DEFINITIONS;
 use crate::host::run::{Lock, qemu_directory, records_directory};
 use crate::host::state::NotRemembered;
 use crate::host::{Warning, requests, settings};
@@ -49,9 +50,6 @@ use publishing::Publishing;
 use service::{Journal, Priority, Service, take_signals};
 use tasks::Task;
 use watched_files::{Files, Kind, Seen};
-
-/// The directory where the system's libvirt keeps the definitions of domains.
-const DEFINITIONS: &str = "etc/libvirt/qemu";
 
 /// The URI of the user's own libvirt.
 const SESSION: &str = "qemu:///session";
@@ -342,7 +340,6 @@ impl<'c> Daemon<'c> {
         };
         match libvirt.all_persistent() {
             Ok(all) => {
-                let all: Vec<Uuid> = all.iter().filter_map(|uuid| uuid.parse().ok()).collect();
                 let kept = self.domains.starts_with(&all);
                 self.report(kept);
                 for uuid in all {
@@ -405,9 +402,7 @@ impl<'c> Daemon<'c> {
     fn event(&mut self, event: Event) {
         match event {
             Event::Libvirt(libvirt::Event::Domain { uuid, what }) => {
-                if let Ok(uuid) = uuid.parse()
-                    && self.trial != Some(uuid)
-                {
+                if self.trial != Some(uuid) {
                     self.happened(uuid, what);
                 }
             }

@@ -9,32 +9,33 @@ mod trials;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::mpsc::Receiver;
-use std::sync::{Mutex, OnceLock};
 use std::time::Instant;
 
 use super::tasks::NEVER_QUIET;
 use super::*;
+use crate::device::version::Version;
 use crate::host::Root;
 use crate::host::emulator::pretend;
 use crate::host::log::What;
-use crate::libvirt::{Definition, New, Replaced, Sink, Start, Term, User};
+use crate::libvirt::{Definition, New, Replaced, Sink, Start, User};
 use crate::predict::abilities::Abilities;
 
-const UUID: &str = "9a7e6a0c-0000-4000-8000-000000000001";
+const UUID: Uuid = Uuid::from_u128(0x9a7e_6a0c_0000_4000_8000_0000_0000_0001);
 /// The recorded lab's devices of mdpy (region) and mbochs (dmabuf).
 const REGION: &str = "c1a20000-0000-4000-8000-000000000001";
 const DMABUF: &str = "c1a20000-0000-4000-8000-000000000002";
 
 #[derive(Default)]
 struct Fake {
-    domains: Mutex<BTreeMap<String, String>>,
+    domains: Mutex<BTreeMap<Uuid, String>>,
     sink: Mutex<Option<Sink>>,
     /// Hears when the daemon of the node devices ends.
     devices: Mutex<Option<Sink>>,
     autostart: AtomicBool,
-    started: Mutex<Vec<String>>,
+    started: Mutex<Vec<Uuid>>,
     /// The definitions that somebody makes right before each of ours.
     meddling: Mutex<Vec<String>>,
     /// The acts of somebody right after each comparison before a definition, which does not see
@@ -79,7 +80,7 @@ impl std::fmt::Debug for Fake {
 
 impl Fake {
     fn xml(&self) -> String {
-        self.domains.lock().unwrap()[UUID].clone()
+        self.domains.lock().unwrap()[&UUID].clone()
     }
 
     fn put(&self, xml: &str) {
@@ -87,11 +88,11 @@ impl Fake {
     }
 
     /// Defines a domain without a report and a file.
-    fn put_unseen(&self, uuid: &str, xml: &str) {
-        self.domains.lock().unwrap().insert(uuid.into(), xml.into());
+    fn put_unseen(&self, uuid: Uuid, xml: &str) {
+        self.domains.lock().unwrap().insert(uuid, xml.into());
     }
 
-    fn put_at(&self, uuid: &str, xml: &str) {
+    fn put_at(&self, uuid: Uuid, xml: &str) {
         self.put_unseen(uuid, xml);
         self.save(xml);
         self.report_of(uuid, Happened::Defined);
@@ -110,13 +111,13 @@ impl Fake {
         std::fs::rename(new, path).unwrap();
     }
 
-    fn remove(&self, uuid: &str) {
-        let xml = self.domains.lock().unwrap().remove(uuid).unwrap();
+    fn remove(&self, uuid: Uuid) {
+        let xml = self.domains.lock().unwrap().remove(&uuid).unwrap();
         std::fs::remove_file(self.file(&xml)).unwrap();
         self.report_of(uuid, Happened::Undefined);
     }
 
-    fn meanwhile(&self, uuid: &str) {
+    fn meanwhile(&self, uuid: Uuid) {
         let what = self.conflicts.lock().unwrap().pop();
         match what.unwrap_or(Meanwhile::Nothing) {
             Meanwhile::Nothing => {}
@@ -146,9 +147,8 @@ impl Fake {
         self.report_of(UUID, what);
     }
 
-    fn report_of(&self, uuid: &str, what: Happened) {
+    fn report_of(&self, uuid: Uuid, what: Happened) {
         if let Some(sink) = &*self.sink.lock().unwrap() {
-            let uuid = uuid.into();
             sink(libvirt::Event::Domain { uuid, what });
         }
     }
@@ -156,7 +156,7 @@ impl Fake {
 
 impl Libvirt for Arc<Fake> {
     fn definition(&self, name: &str, _secrets: bool) -> Result<Definition, Failure> {
-        self.persistent(name)?
+        self.persistent(name.parse().unwrap())?
             .ok_or_else(|| Failure::Environment("none".into()))
     }
 
@@ -174,7 +174,7 @@ impl Libvirt for Arc<Fake> {
         };
         if let Some(is_written) = self.ends.lock().unwrap().take() {
             if is_written {
-                self.put_unseen(&before.uuid, &wanted);
+                self.put_unseen(before.uuid, &wanted);
             }
             return Err(Failure::Environment(
                 "End of file while reading data".into(),
@@ -184,13 +184,13 @@ impl Libvirt for Arc<Fake> {
             return Err(Failure::Refused("libvirt refuses it".into()));
         }
         let since = Instant::now();
-        self.meanwhile(&before.uuid);
+        self.meanwhile(before.uuid);
         match new {
-            New::Whole(_) | New::Checked(_) => self.put_at(&before.uuid, &wanted),
+            New::Whole(_) | New::Checked(_) => self.put_at(before.uuid, &wanted),
             // The changes that somebody else has made meanwhile stay.
             New::Graphics(graphics) => {
                 let now = self.domains.lock().unwrap()[&before.uuid].clone();
-                self.put_at(&before.uuid, &with_graphics(&now, graphics));
+                self.put_at(before.uuid, &with_graphics(&now, graphics));
             }
         }
         self.defined.fetch_add(1, Ordering::Relaxed);
@@ -203,44 +203,44 @@ impl Libvirt for Arc<Fake> {
         if now.as_deref().map(str::trim) != Some(definition.xml.trim()) {
             return Ok(Replaced::Changed);
         }
-        self.remove(&definition.uuid);
-        self.meanwhile(&definition.uuid);
+        self.remove(definition.uuid);
+        self.meanwhile(definition.uuid);
         Ok(Replaced::Done {
             window: Duration::ZERO,
         })
     }
 
-    fn persistent(&self, uuid: &str) -> Result<Option<Definition>, Failure> {
-        let xml = self.domains.lock().unwrap().get(uuid).cloned();
+    fn persistent(&self, uuid: Uuid) -> Result<Option<Definition>, Failure> {
+        let xml = self.domains.lock().unwrap().get(&uuid).cloned();
         Ok(xml.map(|xml| Definition {
-            uuid: uuid.into(),
+            uuid,
             xml,
             is_active: self.is_active.load(Ordering::Relaxed),
         }))
     }
 
-    fn all_persistent(&self) -> Result<Vec<String>, Failure> {
-        Ok(self.domains.lock().unwrap().keys().cloned().collect())
+    fn all_persistent(&self) -> Result<Vec<Uuid>, Failure> {
+        Ok(self.domains.lock().unwrap().keys().copied().collect())
     }
 
-    fn is_running(&self, _uuid: &str) -> Result<bool, Failure> {
+    fn is_running(&self, _uuid: Uuid) -> Result<bool, Failure> {
         if let Some((path, text)) = self.next_log.lock().unwrap().take() {
             std::fs::write(path, text).unwrap();
         }
         Ok(self.is_running.load(Ordering::Relaxed))
     }
 
-    fn is_autostart(&self, _uuid: &str) -> Result<bool, Failure> {
+    fn is_autostart(&self, _uuid: Uuid) -> Result<bool, Failure> {
         Ok(self.autostart.load(Ordering::Relaxed))
     }
 
-    fn start_persistent(&self, uuid: &str) -> Result<(), Failure> {
-        self.started.lock().unwrap().push(uuid.into());
+    fn start_persistent(&self, uuid: Uuid) -> Result<(), Failure> {
+        self.started.lock().unwrap().push(uuid);
         Ok(())
     }
 
-    fn version(&self) -> Result<u32, Failure> {
-        Ok(11_003_000)
+    fn version(&self) -> Result<Version, Failure> {
+        Ok(Version::of(&[11, 3]))
     }
 
     fn watch(&self, sink: Sink) -> Result<Arc<dyn Libvirt>, Failure> {
@@ -265,7 +265,7 @@ impl Libvirt for Arc<Fake> {
         Ok(self.users.lock().unwrap().clone())
     }
 
-    fn start(&self, xml: &str, uuid: &str, _term: Term<'_>) -> Result<Start, Failure> {
+    fn start(&self, xml: &str, uuid: Uuid, _is_over: &dyn Fn() -> bool) -> Result<Start, Failure> {
         self.tried.lock().unwrap().push(xml.into());
         self.report_of(uuid, Happened::Started);
         self.report_of(uuid, Happened::Stopped);
@@ -442,13 +442,7 @@ fn entries(daemon: &Daemon<'_>) -> Vec<What> {
 
 /// Returns a request by the hook.
 fn request(veto: bool) -> requests::Request {
-    let domain = uuid();
-    requests::Request { domain, veto }
-}
-
-fn uuid() -> Uuid {
-    static PARSED: OnceLock<Uuid> = OnceLock::new();
-    *PARSED.get_or_init(|| UUID.parse().unwrap())
+    requests::Request { domain: UUID, veto }
 }
 
 /// Returns a definition to which somebody else has added a title.
@@ -459,7 +453,7 @@ fn with_title(xml: &str, title: &str) -> String {
 /// Checks that one change of the domain can be undone, and that this brings the expected
 /// definition.
 fn can_be_undone(host: &Host, daemon: &Daemon<'_>, expected: &str) {
-    let rounds = daemon.domains.state.undo_stack(uuid(), &mut Vec::new());
+    let rounds = daemon.domains.state.undo_stack(UUID, &mut Vec::new());
     assert_eq!(rounds.len(), 1);
     let undone = crate::plan::undo::undo(&host.libvirt.xml(), &rounds[0].changes).unwrap();
     let differs = crate::plan::undo::inverse(&undone.text, expected).unwrap();

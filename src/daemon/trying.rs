@@ -52,7 +52,7 @@ impl Daemon<'_> {
             Err(error @ (NotTried::Late(_) | NotTried::LeftOut(_))) => {
                 format!("not tried: {error}; {no_trial}")
             }
-            Err(error @ NotTried::Device(_)) => {
+            Err(error @ (NotTried::InUse(_) | NotTried::Gone(_))) => {
                 self.domains.watched(uuid).waits = true;
                 let again = "gfxplane checks it again when a domain has ended";
                 let why = format!("not tried: {error}; {again}; {no_trial}");

@@ -199,16 +199,6 @@ impl Record {
         }
     }
 
-    /// Returns whether another record, of this or another device, is the same apart from the
-    /// device.
-    pub fn says_the_same(&self, other: &Record) -> bool {
-        *self
-            == Record {
-                device: self.device,
-                ..other.clone()
-            }
-    }
-
     /// Returns whether this record should replace `older`, which is still valid. A record without
     /// an answer ([`Display::is_answer`]) must not replace one with an answer. An answer from a log
     /// must not replace that of a QEMU that was started for our question.

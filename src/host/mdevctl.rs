@@ -2,9 +2,8 @@
 //!
 //! The format is that of mdevctl src/mdev.rs, `load_from_json` and `to_json`.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::SystemTime;
 
@@ -14,7 +13,7 @@ use uuid::Uuid;
 
 use crate::device::facts::PREFIX;
 use crate::host::rewrite::rewrite;
-use crate::host::{MAX_TEXT, Root, Warning, is_dir, read_names, read_text, read_whole, run};
+use crate::host::{MAX_TEXT, Root, Warning, is_dir, read_names, read_text, read_whole};
 
 /// The systemd drop-in that puts our wrapper of mdevctl first in libvirtd's PATH. The administrator
 /// can install it on a host with a libvirt before 10.1 (packaging/libvirt-9).
@@ -156,13 +155,11 @@ pub fn have_read_again(root: &Root, parent: &str, uuid: Uuid) -> io::Result<bool
     Ok(true)
 }
 
-/// Removes our attributes from a definition on disk. Renames a temporary file to it or, if the
-/// definition has hard links, writes in place. Returns `Ok(false)` if there is no definition, or
-/// none of our attributes.
+/// Removes our attributes from a definition on disk, in place, as mdevctl writes its definitions.
+/// Returns `Ok(false)` if there was nothing to do.
 ///
 /// Without this, mdevctl would write each stored attribute to sysfs at the device's next start, and
-/// fail. The temporary file is in the parent's directory, where mdevctl ignores names that are no
-/// UUID. In `/etc/mdevctl.d` itself, a file that disappears makes a running `mdevctl list` fail.
+/// fail.
 ///
 /// # Errors
 /// Any error of the file system; the definition is not JSON, or larger than 64 KiB; `parent` is no
@@ -174,29 +171,15 @@ pub fn clean(root: &Root, parent: &str, uuid: Uuid) -> io::Result<bool> {
         let problem = format!("{parent:?} is no device");
         return Err(io::Error::new(io::ErrorKind::InvalidInput, problem));
     }
-    let named = directory.join(uuid.hyphenated().to_string());
-    // A link stays a link: its target is written.
-    let path = match named.canonicalize() {
+    let path = directory.join(uuid.hyphenated().to_string());
+    let text = match read_whole(&path, MAX_TEXT as usize) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
-        path => path?,
+        text => text?,
     };
-    let text = read_whole(&path, MAX_TEXT as usize)?;
     let Some(cleaned) = without_our_attributes(&text)? else {
         return Ok(false);
     };
-    let before = fs::metadata(&path)?;
-    // After a rename, the file's other names would still lead to the old text.
-    if before.nlink() > 1 {
-        rewrite(&path, &text, &cleaned)?;
-        return Ok(true);
-    }
-    let whole = run::Whole {
-        new: path.with_file_name(".gfxplane-new"),
-        permissions: before.permissions(),
-        owner: Some((before.uid(), before.gid())),
-        is_kept: true,
-    };
-    whole.put(&path, cleaned.as_bytes())?;
+    rewrite(&path, &text, &cleaned)?;
     Ok(true)
 }
 
@@ -205,8 +188,8 @@ mod tests {
     use super::*;
     use nix::sys::stat::Mode;
     use nix::unistd::mkfifo;
-    use std::fs::Permissions;
-    use std::os::unix::fs::{PermissionsExt, chown, symlink};
+    use std::fs;
+    use std::os::unix::fs::{MetadataExt, symlink};
 
     const UUID: Uuid = Uuid::from_u128(0x11111111_2222_3333_4444_555555555555);
     const PARENT: &str = "0000:00:02.0";
@@ -253,32 +236,17 @@ mod tests {
         assert!(clean(&root, PARENT, UUID).unwrap());
         assert!(!fs::read_to_string(&path).unwrap().contains("gfxplane"));
         assert!(!clean(&root, PARENT, UUID).unwrap());
-        assert_eq!(
-            fs::read_dir(&parent).unwrap().count(),
-            1,
-            "the temporary file is gone"
-        );
         assert!(clean(&root, "../x", UUID).is_err() && clean(&root, ".", UUID).is_err());
     }
 
     #[test]
-    fn a_link_stays_one_and_a_file_its_owners() {
+    fn a_link_stays_one_and_a_file_has_its_names() {
         let (directory, root, parent) = host();
         let (real, link) = (directory.path().join("real"), parent.join(UUID.to_string()));
         fs::write(&real, WITH_OURS).unwrap();
-        fs::set_permissions(&real, Permissions::from_mode(0o640)).unwrap();
-        let is_root = nix::unistd::geteuid().is_root();
-        if is_root {
-            chown(&real, Some(1234), Some(4321)).unwrap();
-        }
         symlink(&real, &link).unwrap();
         assert!(clean(&root, PARENT, UUID).unwrap());
         assert!(link.is_symlink() && !fs::read_to_string(&real).unwrap().contains("gfxplane"));
-        let now = fs::metadata(&real).unwrap();
-        assert_eq!(now.permissions().mode() & 0o7777, 0o640);
-        assert!(!is_root || (now.uid(), now.gid()) == (1234, 4321));
-        let names = |path: &Path| fs::read_dir(path).unwrap().count();
-        assert_eq!((names(&parent), names(directory.path())), (1, 3));
         // A file with a second name keeps it.
         let other = directory.path().join("other");
         fs::hard_link(&real, &other).unwrap();
@@ -287,9 +255,7 @@ mod tests {
         let [first, second] = [&real, &other].map(|path| fs::read_to_string(path).unwrap());
         assert!(first == second && !first.contains("gfxplane"), "{first}");
         serde_json::from_str::<Value>(&first).unwrap();
-        let now = fs::metadata(&other).unwrap();
-        assert_eq!((now.nlink(), now.permissions().mode() & 0o7777), (2, 0o640));
-        assert!(!is_root || (now.uid(), now.gid()) == (1234, 4321));
+        assert_eq!(fs::metadata(&other).unwrap().nlink(), 2);
     }
 
     /// Opening a FIFO must not wait for a writer.

@@ -107,8 +107,7 @@ const VETO_HOLDS: Duration = Duration::from_secs(600);
 /// read.
 ///
 /// The requests are removed, except for vetoes, which stay until [`forget_veto`] removes them or
-/// they are too old. Files with other names are removed with a warning. Links are not followed.
-/// Files beyond twice [`MAX_REQUESTS`] stay for the next call.
+/// they are too old. Other files stay, with a warning. Links are not followed.
 pub fn take(root: &Root, warnings: &mut Vec<Warning>) -> Vec<Request> {
     let directory = directory(root);
     let trusted = run::trusted(root, &directory, None);
@@ -126,35 +125,27 @@ pub fn take(root: &Root, warnings: &mut Vec<Warning>) -> Vec<Request> {
     // Any requests beyond the limit are taken the next time.
     for entry in entries.flatten().take(2 * MAX_REQUESTS) {
         let path = entry.path();
-        let kind = entry.file_type();
-        let is_file = kind.as_ref().is_ok_and(|kind| kind.is_file());
-        let is_directory = kind.is_ok_and(|kind| kind.is_dir());
+        let is_file = entry.file_type().is_ok_and(|kind| kind.is_file());
         let request = entry.file_name().to_str().and_then(Request::parse);
-        let mut request = request.filter(|_| is_file);
-        if let Some(request) = &mut request {
-            let left = entry.metadata().and_then(|metadata| metadata.modified());
-            let age = left.ok().and_then(|left| left.elapsed().ok());
-            request.veto &= age.is_some_and(|age| age < VETO_HOLDS);
-        }
-        let removed = if is_directory {
-            fs::remove_dir(&path)
-        } else if request.is_some_and(|request| request.veto) {
-            Ok(())
-        } else {
-            fs::remove_file(&path)
+        let Some(mut request) = request.filter(|_| is_file) else {
+            let problem = "ignored: it is not a request of the qemu hook";
+            warnings.push(Warning::new(path, problem));
+            continue;
         };
-        match (request, removed) {
-            (Some(request), Ok(())) => *found.entry(request.domain).or_default() |= request.veto,
+        let left = entry.metadata().and_then(|metadata| metadata.modified());
+        let age = left.ok().and_then(|left| left.elapsed().ok());
+        request.veto &= age.is_some_and(|age| age < VETO_HOLDS);
+        let taken = match request.veto {
+            true => Ok(()),
+            false => fs::remove_file(&path),
+        };
+        match taken {
+            Ok(()) => *found.entry(request.domain).or_default() |= request.veto,
             // Another process has taken it.
-            (Some(_), Err(error)) if is_absent(&error) => {}
-            (Some(_), Err(error)) => {
+            Err(error) if is_absent(&error) => {}
+            Err(error) => {
                 // If it were returned again and again, it would keep the daemon busy for ever.
                 let problem = format!("ignored, as it can't be removed: {error}");
-                warnings.push(Warning::new(path, problem));
-            }
-            (None, removed) => {
-                let what = removed.map_or("ignored", |()| "removed");
-                let problem = format!("{what}: it is not a request of the qemu hook");
                 warnings.push(Warning::new(path, problem));
             }
         }
@@ -292,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn odd_names_are_removed_and_no_link_is_followed() {
+    fn odd_names_are_ignored_and_no_link_is_followed() {
         let (keep, root) = host();
         let path = prepare_directory(&root).unwrap();
         let outside = keep.path().join("outside");
@@ -301,15 +292,11 @@ mod tests {
         fs::write(path.join(DOMAIN.to_uppercase()), "").unwrap();
         fs::write(path.join(format!("{DOMAIN}.veto.veto")), "").unwrap();
         fs::write(path.join("--help"), "").unwrap();
-        fs::create_dir(path.join("empty")).unwrap();
-        fs::create_dir_all(path.join("full/of")).unwrap();
+        fs::create_dir(path.join("directory")).unwrap();
         let mut warnings = Vec::new();
         assert!(take(&root, &mut warnings).is_empty());
-        assert_eq!(warnings.len(), 6, "{warnings:?}");
-        let left: Vec<_> = fs::read_dir(&path).unwrap().flatten().collect();
-        assert_eq!(left.len(), 1, "a directory that is not empty stays");
+        assert_eq!(warnings.len(), 5, "{warnings:?}");
         // Leaving a request follows no link, either.
-        symlink(&outside, path.join(DOMAIN)).unwrap();
         assert!(leave(&root, &request(false)).is_err());
         assert_eq!(fs::read_to_string(&outside).unwrap(), "precious");
     }

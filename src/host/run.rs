@@ -25,7 +25,7 @@ use crate::host::{Root, Warning, is_absent, or_ignored, remove, requests, tree};
 pub use lock::{Lock, trying_path, wait_until_free, wait_until_tried};
 use lock::{lock_path, one_writer};
 pub(super) use trusted::{
-    Whole, directory, make_or_trust, open_trusted, ourselves, read_own_json, read_trusted,
+    directory, make_or_trust, open_trusted, ourselves, put, read_own_json, read_trusted,
     read_trusted_bytes, replace, trusted, untrusted,
 };
 
@@ -124,10 +124,10 @@ pub fn write_record(root: &Root, record: &Record, parent: Option<&str>) -> io::R
     if old.as_ref().is_some_and(|old| !record.supersedes(old)) {
         return Ok(Written::Kept);
     }
-    if record.qemu.is_none() {
-        publish_record(root, record, parent)?;
-    }
     if old.as_ref() != Some(record) {
+        if record.qemu.is_none() {
+            publish_record(root, record, parent)?;
+        }
         replace(&directory, &path, record.to_text().as_bytes())?;
     }
     let same = old.is_some_and(|old| old.facts == record.facts && old.step == record.step);
@@ -153,11 +153,8 @@ fn publish_record(root: &Root, record: &Record, parent: Option<&str>) -> io::Res
             let below = ["mdev_supported_types", parent];
             publish(root, &below, type_id, &record.facts, Method::Sibling)?;
         }
-        let known = read(root, &type_path, &mut Vec::new());
-        if !known.is_some_and(|known| known.says_the_same(record)) {
-            let directory = directory(root, "types", 0o755)?;
-            replace(&directory, &type_path, record.to_text().as_bytes())?;
-        }
+        let directory = directory(root, "types", 0o755)?;
+        replace(&directory, &type_path, record.to_text().as_bytes())?;
     }
     Ok(())
 }
@@ -219,10 +216,8 @@ fn read(root: &Root, path: &Path, warnings: &mut Vec<Warning>) -> Option<Record>
     or_ignored(record, path, warnings)
 }
 
-/// Puts the tree of these facts into the directory `name` in `below`, a path of at least one part
-/// in `/run/gfxplane`. Replaces the directory as a whole, so that a reader sees the old one or the
-/// new one. Does nothing if the directory has these facts already, or if a name would lead out of
-/// the tree.
+/// Replaces one directory of the tree as a whole, so that a reader sees the old one or the new one.
+/// Does nothing if a name would lead out of the tree.
 fn publish(
     root: &Root,
     below: &[&str],
@@ -238,9 +233,6 @@ fn publish(
     // or removed this directory.
     let new = root.join(BASE).join(".new");
     remove_tree(&new)?;
-    if tree::is_of(&target, facts, method) {
-        return Ok(());
-    }
     let mut place = directory(root, below[0], 0o755)?;
     for part in &below[1..] {
         place.push(part);

@@ -11,9 +11,9 @@
 //! * `older.json`: the domains that existed before the package was installed.
 
 use std::collections::BTreeSet;
-use std::fs::{self, OpenOptions, Permissions};
+use std::fs::{self, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -37,10 +37,6 @@ pub(crate) const MAX_ROUNDS: usize = 32;
 
 /// The largest size of a domain's file, in bytes. Above it, older changes are dropped.
 const MAX_DOMAIN: usize = 1024 * 1024;
-
-/// The greatest number of domains in the store that no longer exist. The daemon must leave them
-/// alone if they are defined again.
-pub(crate) const MAX_GONE: usize = 1000;
 
 /// The size in bytes at which the log is renamed and a new log begins.
 const MAX_LOG: u64 = 1024 * 1024;
@@ -234,28 +230,6 @@ impl State {
         }
     }
 
-    /// Forgets the domains for which `is_there` returns `false`, except for the [`MAX_GONE`] that
-    /// were written last.
-    ///
-    /// # Errors
-    /// [`NotRemembered::Io`]; the remaining domains stay.
-    pub(crate) fn forget_gone(&self, is_there: impl Fn(Uuid) -> bool) -> Result<(), NotRemembered> {
-        let mut gone: Vec<Uuid> = self.domains();
-        gone.retain(|uuid| !is_there(*uuid));
-        if gone.len() <= MAX_GONE {
-            return Ok(());
-        }
-        let written = |uuid: &Uuid| {
-            let metadata = fs::metadata(self.domain_path(*uuid));
-            metadata.and_then(|metadata| metadata.modified()).ok()
-        };
-        gone.sort_by_cached_key(written);
-        let surplus = gone.len() - MAX_GONE;
-        gone[..surplus]
-            .iter()
-            .try_for_each(|uuid| self.forget(*uuid))
-    }
-
     /// Forgets a domain. Its entries in the log stay.
     ///
     /// # Errors
@@ -391,7 +365,7 @@ impl State {
         let write = || {
             let base = self.directory()?;
             let _turn = self.turn(&base)?;
-            replace(&base, &path, &text(&older)?)
+            run::put(&base, &path, &text(&older)?, 0o600, true)
         };
         write().map_err(at(&path))
     }
@@ -445,7 +419,7 @@ impl State {
                 remembered.undo.remove(0);
                 content = text(&remembered)?;
             }
-            replace(&directory, &path, &content)
+            run::put(&directory, &path, &content, 0o600, true)
         };
         write().map_err(at(&path))
     }
@@ -475,17 +449,6 @@ fn text(value: &impl Serialize) -> io::Result<Vec<u8>> {
     let mut text = serde_json::to_vec_pretty(value)?;
     text.push(b'\n');
     Ok(text)
-}
-
-/// Replaces a file as a whole, so that the new content survives a crash.
-fn replace(directory: &Path, path: &Path, content: &[u8]) -> io::Result<()> {
-    let whole = run::Whole {
-        owner: None,
-        new: directory.join(".new"),
-        permissions: Permissions::from_mode(0o600),
-        is_kept: true,
-    };
-    whole.put(path, content)
 }
 
 /// Returns the time in seconds since 1970.

@@ -59,31 +59,6 @@ pub fn write(directory: &Path, facts: &Facts, method: Method) -> io::Result<()> 
     Ok(())
 }
 
-/// Returns whether a directory has exactly the files that [`write()`] would put there for these
-/// facts.
-pub fn is_of(directory: &Path, facts: &Facts, method: Method) -> bool {
-    let files = files(facts, method);
-    let mut expected = files.iter();
-    count(directory).is_ok_and(|found| found == files.len())
-        && expected.all(|(name, text)| {
-            fs::read(directory.join(name)).is_ok_and(|found| found == text.as_bytes())
-        })
-}
-
-/// Returns the number of files in a directory and below.
-fn count(directory: &Path) -> io::Result<usize> {
-    let mut files = 0;
-    for entry in fs::read_dir(directory)? {
-        let entry = entry?;
-        files += if entry.file_type()?.is_dir() {
-            count(&entry.path())?
-        } else {
-            1
-        };
-    }
-    Ok(files)
-}
-
 const DEVICE: &str = "vfio-pci/device";
 
 /// Returns the files of the tree, each with its text.
@@ -138,57 +113,6 @@ mod tests {
             let expected = Some(display).filter(|display| display.reason().is_none());
             assert_eq!(read_gfx_plane(&device, &mut warnings), expected);
             assert!(warnings.is_empty());
-        }
-    }
-
-    #[test]
-    fn a_tree_is_of_the_facts_that_it_was_written_for() {
-        use crate::device::facts::{DeviceInfo, HotReset, Irq, Region};
-        let region = |index, size| Region {
-            index,
-            flags: 7,
-            offset: 0,
-            size,
-            capabilities: vec![],
-        };
-        let told = |display, regions: Vec<Region>| Facts {
-            device: Some(DeviceInfo {
-                flags: 2,
-                num_regions: 9,
-                num_irqs: 5,
-                regions,
-                irqs: vec![Irq {
-                    index: 0,
-                    flags: 7,
-                    count: 1,
-                }],
-                hot_reset: HotReset::Devices(0),
-                edid: None,
-            }),
-            ..Facts::of(display)
-        };
-        let all = [
-            Facts::of(Display::Unknown(Reason::TimedOut)),
-            Facts::of(Display::NONE),
-            told(Display::NONE, vec![]),
-            told(Display::NONE, vec![region(0, 0x10)]),
-            told(Display::NONE, vec![region(0, 0x100)]),
-            told(Display::NONE, vec![region(10, 0x10)]),
-            told(Display::NONE, vec![region(0, 0x10), region(1, 0x10)]),
-            told(
-                Display::from_answers(true, false),
-                vec![region(0, 0x10), region(1, 0x10)],
-            ),
-        ];
-        for facts in &all {
-            let directory = tempfile::tempdir().unwrap();
-            let is = |facts, method| is_of(directory.path(), facts, method);
-            assert!(!is(facts, Method::Probe), "nothing is there");
-            write(directory.path(), facts, Method::Probe).unwrap();
-            for others in &all {
-                assert_eq!(is(others, Method::Probe), facts == others);
-            }
-            assert!(!is(facts, Method::Rule), "known otherwise");
         }
     }
 

@@ -3,11 +3,12 @@
 //! `virConnectRegisterCloseCallback`).
 #![allow(unsafe_code)]
 
-use std::ffi::{CStr, c_char, c_int, c_void};
+use std::ffi::{c_char, c_int, c_void};
 use std::sync::OnceLock;
 use std::thread;
 use std::time::Duration;
 
+use uuid::Uuid;
 use virt::connect::Connect;
 use virt::error::Error;
 use virt::{event, sys};
@@ -189,16 +190,13 @@ unsafe extern "C" fn on_close(
 /// # Safety
 /// `domain` is a valid pointer, and `opaque` is one that [`handed_over`] returned.
 unsafe fn report(domain: sys::virDomainPtr, what: Happened, opaque: *mut c_void) {
-    let mut text = [0 as c_char; sys::VIR_UUID_STRING_BUFLEN as usize];
+    let mut bytes = uuid::Bytes::default();
     // SAFETY: the domain lives, and the buffer is as large as the call demands.
-    let uuid = unsafe {
-        if sys::virDomainGetUUIDString(domain, text.as_mut_ptr()) != 0 {
-            return;
-        }
-        CStr::from_ptr(text.as_ptr())
-    };
+    if unsafe { sys::virDomainGetUUID(domain, bytes.as_mut_ptr()) } != 0 {
+        return;
+    }
     // SAFETY: the caller promises a Sink, and libvirt does not free it during a callback.
     let sink = unsafe { &*opaque.cast::<Sink>() };
-    let uuid = uuid.to_string_lossy().into_owned();
+    let uuid = Uuid::from_bytes(bytes);
     sink(Event::Domain { uuid, what });
 }

@@ -19,7 +19,6 @@ use std::time::Instant;
 
 use crate::device::id::DeviceId;
 use crate::host::Root;
-use crate::host::requests::start_under_way;
 use crate::host::run::{Lock, trying_path, wait_until_free};
 use crate::libvirt::User;
 use crate::libvirt::trial::NotTried;
@@ -29,7 +28,7 @@ use crate::publish::inventory::{Sources, State, inventory};
 /// Checks that all these devices are active vfio devices.
 ///
 /// # Errors
-/// [`NotTried::Device`]: at least one device is not. The error names all such devices, and the fix.
+/// [`NotTried::Gone`]: at least one device is not. The error names all such devices, and the fix.
 pub(crate) fn are_there(root: &Root, devices: &[DeviceId]) -> Result<(), NotTried> {
     let mut missing = devices.to_vec();
     missing.retain(|id| Sources::read_device(root, *id).1.is_none());
@@ -63,14 +62,14 @@ pub(crate) fn are_there(root: &Root, devices: &[DeviceId]) -> Result<(), NotTrie
             }
         })
         .collect();
-    Err(NotTried::Device(problems.join("; ")))
+    Err(NotTried::Gone(problems.join("; ")))
 }
 
 /// Checks that no active domain has one of these devices.
 ///
 /// # Errors
-/// [`NotTried::Ours`]: a trial copy has one. [`NotTried::Device`]: only other domains have one. The
-/// error names all such devices and domains.
+/// [`NotTried::Ours`]: a small copy of ours has one. [`NotTried::InUse`]: another domain has one.
+/// The error names the device and the domain.
 pub(crate) fn are_unused(users: &[User], devices: &[DeviceId]) -> Result<(), NotTried> {
     let (mut problems, mut are_ours) = (Vec::new(), false);
     for user in users {
@@ -90,7 +89,7 @@ pub(crate) fn are_unused(users: &[User], devices: &[DeviceId]) -> Result<(), Not
     match are_ours {
         _ if problems.is_empty() => Ok(()),
         true => Err(NotTried::Ours(problem)),
-        false => Err(NotTried::Device(problem)),
+        false => Err(NotTried::InUse(problem)),
     }
 }
 
@@ -107,14 +106,6 @@ impl Drop for Hold {
         // The file is still locked, so anybody who opened it before notices its removal (`Lock`).
         let _ = fs::remove_file(&self.path);
     }
-}
-
-/// Returns a function that returns whether the start of a domain with one of the devices has begun
-/// since this call. A start that was already under way does not count.
-pub(crate) fn start_comes<'r>(root: &'r Root, devices: &[DeviceId]) -> impl Fn() -> bool + use<'r> {
-    let mut unmarked = devices.to_vec();
-    unmarked.retain(|id| !start_under_way(root, *id));
-    move || unmarked.iter().any(|id| start_under_way(root, *id))
 }
 
 /// Waits until no probe of ours has one of the devices open, at most until `limit`, and takes the
@@ -168,7 +159,6 @@ fn hold_one(root: &Root, id: DeviceId, limit: Instant) -> io::Result<Result<Hold
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::host::requests::mark_start;
     use crate::host::run::wait_until_tried;
     use std::time::Duration;
 
@@ -221,7 +211,7 @@ mod tests {
         are_unused(&[user("holder")], &["0000:01:00.0".parse().unwrap()]).unwrap();
         let expected = format!("device {ID} is in use by domain holder: shut that down first");
         let used = are_unused(&[user("holder")], &[id]);
-        assert_eq!(used, Err(NotTried::Device(expected)));
+        assert_eq!(used, Err(NotTried::InUse(expected)));
         let ours = user(&trial::name(uuid::Uuid::nil()));
         let used = are_unused(&[ours], &[id]);
         assert!(matches!(&used, Err(NotTried::Ours(_))), "{used:?}");
@@ -259,18 +249,5 @@ mod tests {
         fs::create_dir_all(trying_path(&root, id)).unwrap();
         let refused = hold(&root, &[id], Instant::now()).unwrap_err();
         assert!(matches!(refused, NotTried::Failed(_)), "{refused}");
-    }
-
-    #[test]
-    fn who_comes_first() {
-        let (_keep, root) = crate::host::empty();
-        let (id, other): (DeviceId, DeviceId) =
-            (ID.parse().unwrap(), "0000:01:00.0".parse().unwrap());
-        let comes = start_comes(&root, &[id]);
-        mark_start(&root, other).unwrap();
-        assert!(!comes());
-        mark_start(&root, id).unwrap();
-        assert!(comes());
-        assert!(!start_comes(&root, &[id])(), "it was there before");
     }
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
+use uuid::Uuid;
 use virt::connect::Connect;
 use virt::domain::{
     Domain, DomainPausedReason, DomainPausedReasonEnum, DomainState, DomainStateEnum,
@@ -16,7 +17,8 @@ use virt::nodedev::NodeDevice;
 use virt::sys;
 
 use super::events::{self, Reports};
-use super::{Definition, Libvirt, New, Replaced, Sink, Start, Term, User};
+use super::{Definition, Libvirt, New, Replaced, Sink, Start, User};
+use crate::device::version::Version;
 use crate::domain::{POLICY_NAMESPACE, name_and_devices};
 use crate::libvirt::Failure;
 use crate::predict::arguments::without_values;
@@ -126,9 +128,9 @@ impl Libvirt for ByLibrary {
         replaced(undefined, since, "libvirt refuses to undefine it")
     }
 
-    fn persistent(&self, uuid: &str) -> Result<Option<Definition>, Failure> {
+    fn persistent(&self, uuid: Uuid) -> Result<Option<Definition>, Failure> {
         let connection = self.connect()?;
-        let found = connection.lookup_domain_by_uuid_string(uuid);
+        let found = connection.lookup_domain_by_uuid(uuid);
         let definition = found.and_then(|domain| {
             if domain.is_persistent()? {
                 definition_of(&domain, true).map(Some)
@@ -143,10 +145,10 @@ impl Libvirt for ByLibrary {
         }
     }
 
-    fn all_persistent(&self) -> Result<Vec<String>, Failure> {
+    fn all_persistent(&self) -> Result<Vec<Uuid>, Failure> {
         let connection = self.connect()?;
         let all = connection.list_all_domains(sys::VIR_CONNECT_LIST_DOMAINS_PERSISTENT)?;
-        let uuids: Result<_, virt::error::Error> = all.iter().map(Domain::uuid_string).collect();
+        let uuids: Result<_, virt::error::Error> = all.iter().map(Domain::uuid).collect();
         Ok(uuids?)
     }
 
@@ -178,9 +180,9 @@ impl Libvirt for ByLibrary {
         Ok(Some(all.iter().filter_map(guest).collect()))
     }
 
-    fn is_running(&self, uuid: &str) -> Result<bool, Failure> {
+    fn is_running(&self, uuid: Uuid) -> Result<bool, Failure> {
         let connection = self.connect()?;
-        let (state, reason) = connection.lookup_domain_by_uuid_string(uuid)?.state()?;
+        let (state, reason) = connection.lookup_domain_by_uuid(uuid)?.state()?;
         let starting = DomainPausedReasonEnum::Known(DomainPausedReason::StartingUp);
         let is_starting =
             reason == DomainStateReasonEnum::Known(DomainStateReason::Paused(starting));
@@ -196,18 +198,18 @@ impl Libvirt for ByLibrary {
         Ok(runs && !is_starting)
     }
 
-    fn is_autostart(&self, uuid: &str) -> Result<bool, Failure> {
-        let domain = self.connect()?.lookup_domain_by_uuid_string(uuid)?;
+    fn is_autostart(&self, uuid: Uuid) -> Result<bool, Failure> {
+        let domain = self.connect()?.lookup_domain_by_uuid(uuid)?;
         Ok(domain.autostart()?)
     }
 
-    fn start_persistent(&self, uuid: &str) -> Result<(), Failure> {
-        let domain = self.connect()?.lookup_domain_by_uuid_string(uuid)?;
+    fn start_persistent(&self, uuid: Uuid) -> Result<(), Failure> {
+        let domain = self.connect()?.lookup_domain_by_uuid(uuid)?;
         Ok(domain.create()?)
     }
 
-    fn version(&self) -> Result<u32, Failure> {
-        Ok(self.connect()?.lib_version()?)
+    fn version(&self) -> Result<Version, Failure> {
+        Ok(Version::from_libvirt(self.connect()?.lib_version()?))
     }
 
     fn domain_capabilities(&self, emulator: Option<&Path>) -> Result<Option<String>, Failure> {
@@ -246,11 +248,11 @@ impl Libvirt for ByLibrary {
         Ok(())
     }
 
-    fn set_policy(&self, uuid: &str, xml: Option<&str>) -> Result<(), Failure> {
+    fn set_policy(&self, uuid: Uuid, xml: Option<&str>) -> Result<(), Failure> {
         let connection = self.connect()?;
         // libvirt adds the namespace to the element, and removes all other elements in that
         // namespace (src/conf/domain_conf.c, virDomainDefSetMetadata).
-        let domain = connection.lookup_domain_by_uuid_string(uuid)?;
+        let domain = connection.lookup_domain_by_uuid(uuid)?;
         let set = domain.set_metadata(
             sys::VIR_DOMAIN_METADATA_ELEMENT as i32,
             xml,
@@ -277,7 +279,7 @@ impl Libvirt for ByLibrary {
         Ok(active.iter().filter_map(user).collect())
     }
 
-    fn start(&self, xml: &str, uuid: &str, term: Term<'_>) -> Result<Start, Failure> {
+    fn start(&self, xml: &str, uuid: Uuid, is_over: &dyn Fn() -> bool) -> Result<Start, Failure> {
         // libvirt destroys the domain when our connection ends, even if we are killed. As at every
         // start, libvirt does not check the XML against its schema.
         //
@@ -298,8 +300,8 @@ impl Libvirt for ByLibrary {
             drop(connection);
             let _ = send.send(result);
         });
-        while !term.is_over() {
-            match answer.recv_timeout(term.slice()) {
+        while !is_over() {
+            match answer.recv_timeout(SLICE) {
                 Ok(result) => return result,
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => break,
@@ -307,12 +309,12 @@ impl Libvirt for ByLibrary {
         }
         // The start uses our connection until QEMU ends, so another connection ends QEMU.
         if let Ok(connection) = self.connect()
-            && let Ok(domain) = connection.lookup_domain_by_uuid_string(uuid)
+            && let Ok(domain) = connection.lookup_domain_by_uuid(uuid)
         {
             let _ = domain.destroy();
         }
         let _ = answer.recv_timeout(PATIENCE);
-        Err(term.failure(
+        Err(Failure::Environment(
             "libvirt had not started the domain in time, and it was destroyed: set --deadline"
                 .into(),
         ))
@@ -353,7 +355,7 @@ fn unchanged(
     connection: &Connect,
     definition: &Definition,
 ) -> Result<Option<(Domain, Instant)>, Failure> {
-    let domain = match connection.lookup_domain_by_uuid_string(&definition.uuid) {
+    let domain = match connection.lookup_domain_by_uuid(definition.uuid) {
         Err(error) if error.code().is(ErrorNumber::NoDomain) => return Ok(None),
         found => found?,
     };
@@ -412,7 +414,7 @@ fn definition_of(domain: &Domain, secrets: bool) -> Result<Definition, virt::err
         flags |= sys::VIR_DOMAIN_XML_SECURE;
     }
     Ok(Definition {
-        uuid: domain.uuid_string()?,
+        uuid: domain.uuid()?,
         xml: domain.xml_desc(flags)?,
         is_active: domain.is_active()?,
     })
@@ -420,6 +422,9 @@ fn definition_of(domain: &Domain, secrets: bool) -> Result<Definition, virt::err
 
 /// `VIR_DOMAIN_UNDEFINE_KEEP_TPM` (include/libvirt/libvirt-domain.h), which older headers lack.
 const KEEP_TPM: u32 = 1 << 6;
+
+/// The time between two checks whether a start must be given up.
+const SLICE: Duration = Duration::from_millis(50);
 
 /// The time that we wait for the end of a start after we have destroyed its domain.
 const PATIENCE: Duration = Duration::from_secs(30);

@@ -17,19 +17,22 @@ use std::collections::HashSet;
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 #[cfg(feature = "libvirt")]
 pub use library::ByLibrary;
 
+use uuid::Uuid;
+
 use crate::device::id::DeviceId;
+use crate::device::version::Version;
 use crate::publish::overview::Defined;
 
 /// A domain's persistent definition.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Definition {
     /// The domain's UUID, by which libvirt finds the domain again.
-    pub uuid: String,
+    pub uuid: Uuid,
     /// The definition's XML.
     pub xml: String,
     /// True if the domain is active: it runs or is paused.
@@ -52,44 +55,6 @@ pub enum Start {
     Starts,
     /// libvirt or QEMU refuses the domain with this message.
     Refused(String),
-}
-
-/// The limit of a start: a deadline, and a reason to give up earlier if somebody else needs the
-/// devices.
-#[derive(Clone, Copy)]
-pub struct Term<'t> {
-    /// The start's deadline.
-    pub limit: Instant,
-    /// Returns whether the start must be given up, because somebody else now needs the devices.
-    pub gives_way: &'t dyn Fn() -> bool,
-}
-
-impl Term<'_> {
-    /// The time between two calls of `gives_way`.
-    const SLICE: Duration = Duration::from_millis(50);
-
-    /// Returns whether the start must be given up now.
-    #[cfg(feature = "libvirt")]
-    pub(crate) fn is_over(&self) -> bool {
-        Instant::now() >= self.limit || (self.gives_way)()
-    }
-
-    /// Returns how long to wait before the next check.
-    pub fn slice(&self) -> Duration {
-        let left = self.limit.saturating_duration_since(Instant::now());
-        left.min(Self::SLICE)
-    }
-
-    /// Makes the failure of a start that was given up. `late` is its text if the reason was the
-    /// deadline.
-    #[cfg(feature = "libvirt")]
-    pub(crate) fn failure(&self, late: String) -> Failure {
-        Failure::Environment(if (self.gives_way)() {
-            "a domain that has one of the devices is being started and has priority: try again later".into()
-        } else {
-            late
-        })
-    }
 }
 
 /// The XML that replaces a definition, or one element of it.
@@ -126,7 +91,7 @@ pub enum Event {
     /// Something has happened to a domain.
     Domain {
         /// The domain's UUID.
-        uuid: String,
+        uuid: Uuid,
         /// The event in the domain's life.
         what: Happened,
     },
@@ -189,12 +154,12 @@ pub trait Libvirt: fmt::Debug + Send + Sync {
 
     /// Returns the persistent definition of a domain with its passwords; `None` if there is no such
     /// domain or it is transient.
-    fn persistent(&self, _uuid: &str) -> Result<Option<Definition>, Failure> {
+    fn persistent(&self, _uuid: Uuid) -> Result<Option<Definition>, Failure> {
         Without::missing(NEEDED)
     }
 
     /// Returns the UUIDs of all persistent domains.
-    fn all_persistent(&self) -> Result<Vec<String>, Failure> {
+    fn all_persistent(&self) -> Result<Vec<Uuid>, Failure> {
         Without::missing(NEEDED)
     }
 
@@ -209,7 +174,7 @@ pub trait Libvirt: fmt::Debug + Send + Sync {
     ///
     /// # Errors
     /// There is no such domain.
-    fn is_running(&self, _uuid: &str) -> Result<bool, Failure> {
+    fn is_running(&self, _uuid: Uuid) -> Result<bool, Failure> {
         Without::missing(NEEDED)
     }
 
@@ -217,7 +182,7 @@ pub trait Libvirt: fmt::Debug + Send + Sync {
     ///
     /// # Errors
     /// There is no such domain.
-    fn is_autostart(&self, _uuid: &str) -> Result<bool, Failure> {
+    fn is_autostart(&self, _uuid: Uuid) -> Result<bool, Failure> {
         Without::missing(NEEDED)
     }
 
@@ -225,13 +190,12 @@ pub trait Libvirt: fmt::Debug + Send + Sync {
     ///
     /// # Errors
     /// The domain does not start, or runs already.
-    fn start_persistent(&self, _uuid: &str) -> Result<(), Failure> {
+    fn start_persistent(&self, _uuid: Uuid) -> Result<(), Failure> {
         Without::missing(NEEDED)
     }
 
-    /// Returns the version of the libvirt that runs the domains: 1,000,000 major + 1,000 minor +
-    /// release.
-    fn version(&self) -> Result<u32, Failure> {
+    /// Returns the version of the libvirt that runs the domains.
+    fn version(&self) -> Result<Version, Failure> {
         Without::missing(NEEDED)
     }
 
@@ -270,7 +234,7 @@ pub trait Libvirt: fmt::Debug + Send + Sync {
     ///
     /// # Errors
     /// There is no such domain, or libvirt refuses. The metadata then stay as they were.
-    fn set_policy(&self, _uuid: &str, _xml: Option<&str>) -> Result<(), Failure> {
+    fn set_policy(&self, _uuid: Uuid, _xml: Option<&str>) -> Result<(), Failure> {
         Without::missing("a domain's own policy is in libvirt's definition of it")
     }
 
@@ -279,12 +243,17 @@ pub trait Libvirt: fmt::Debug + Send + Sync {
         Without::missing(NEEDED)
     }
 
-    /// Starts the transient domain `xml` (with this UUID), paused, and destroys it, also if the
-    /// start is given up.
+    /// Starts a transient domain, paused, and destroys it. Gives the start up as soon as `is_over`
+    /// returns true.
     ///
     /// # Errors
-    /// libvirt denies us the right or fails, or the start was given up ([`Term`]).
-    fn start(&self, _xml: &str, _uuid: &str, _term: Term<'_>) -> Result<Start, Failure> {
+    /// libvirt denies us the right, or the start was given up.
+    fn start(
+        &self,
+        _xml: &str,
+        _uuid: Uuid,
+        _is_over: &dyn Fn() -> bool,
+    ) -> Result<Start, Failure> {
         Without::missing(NEEDED)
     }
 

@@ -14,14 +14,14 @@ use uuid::Uuid;
 
 use crate::device::id::DeviceId;
 use crate::device::version::Version;
-use crate::domain::Domain;
+use crate::domain::{Domain, name_and_devices};
 use crate::host::Warning;
 use crate::host::emulator::trials::Build;
 use crate::host::emulator::{Kind, kind};
 use crate::host::requests::start_under_way;
 use crate::libvirt::idle;
 use crate::libvirt::logs::Logs;
-use crate::libvirt::{Context, Failure, Libvirt, Start, Term};
+use crate::libvirt::{Context, Failure, Libvirt, Start};
 use crate::plan::fixup::Surroundings;
 use crate::plan::trial::{Irreducible, Reduced, name, reduce, said};
 use crate::predict::abilities::Abilities;
@@ -120,9 +120,12 @@ impl fmt::Display for Seen {
 /// The reason why a domain could not be tried.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum NotTried {
-    /// A device is in use, or can't be used.
+    /// A device is in use.
     #[error("{0}")]
-    Device(String),
+    InUse(String),
+    /// A device can't be used, because it does not exist or has no vfio driver.
+    #[error("{0}")]
+    Gone(String),
     /// Another run of ours has a device and will release it soon.
     #[error("{0}")]
     Ours(String),
@@ -149,10 +152,7 @@ impl From<NotTried> for Failure {
 
 /// The question whether a domain starts.
 pub(crate) struct Question<'c> {
-    context: &'c Context,
-    uuid: Uuid,
-    reduced: Reduced,
-    devices: Vec<DeviceId>,
+    copy: SmallCopy<'c>,
     emulator: PathBuf,
     abilities: Abilities,
     shape: Option<Shape>,
@@ -178,12 +178,8 @@ impl<'c> Question<'c> {
         // rights, and was never measured.
         let counts = context.is_system() && kind(&context.root, &emulator) != Kind::Script;
         let shape = counts.then(|| Shape::of(&domain, &Screens::of(&domain, &known, &abilities)));
-        let uuid = Uuid::new_v4();
         Ok(Question {
-            context,
-            uuid,
-            reduced: reduce(text, &name(uuid), uuid, &abilities)?,
-            devices: domain.hostdevs.iter().map(|hostdev| hostdev.id).collect(),
+            copy: SmallCopy::of(context, text, &abilities)?,
             emulator,
             abilities,
             shape: shape.flatten(),
@@ -192,12 +188,11 @@ impl<'c> Question<'c> {
 
     /// Returns the UUID of the copy that would be started.
     pub(crate) fn uuid(&self) -> Uuid {
-        self.uuid
+        self.copy.uuid
     }
 
     fn build(&self) -> Option<Build<'_>> {
-        let libvirt = self.abilities.libvirt.as_ref();
-        Build::of(&self.context.root, &self.emulator, libvirt)
+        Build::of(&self.copy.context.root, &self.emulator)
     }
 
     /// Returns the answer if it needs no trial, or else `None`. A session's libvirt, and a script
@@ -219,23 +214,12 @@ impl<'c> Question<'c> {
     /// Tries the domain with `libvirt`, until `limit` at most. Keeps the result for this build of
     /// QEMU, if our user may write it and [`Self::known`] could use it.
     pub(crate) fn try_it(&self, libvirt: &dyn Libvirt, limit: Instant) -> Result<Seen, NotTried> {
-        let matters = self.reduced.left_out.iter().find(|left| left.matters);
+        let matters = self.copy.reduced.left_out.iter().find(|left| left.matters);
         if let Some(left) = matters {
             return Err(NotTried::LeftOut(left.what.clone()));
         }
-        let root = &self.context.root;
-        let starting = || self.devices.iter().find(|id| start_under_way(root, **id));
         let began = Instant::now();
-        let copy = SmallCopy {
-            context: self.context,
-            reduced: &self.reduced,
-            uuid: self.uuid,
-            devices: &self.devices,
-        };
-        let start = copy.start_by(libvirt, limit, &|| match starting() {
-            Some(id) => Err(NotTried::Start(*id)),
-            None => Ok(()),
-        })?;
+        let start = self.copy.start_by(libvirt, limit)?;
         let seconds = (began.elapsed().as_secs_f64() * 10.0).round() / 10.0;
         let message = match start {
             Start::Starts => None,
@@ -267,62 +251,76 @@ impl<'c> Question<'c> {
 }
 
 /// A domain's small copy that can be started.
-pub(crate) struct SmallCopy<'d> {
-    pub(crate) context: &'d Context,
-    pub(crate) reduced: &'d Reduced,
-    pub(crate) uuid: Uuid,
-    pub(crate) devices: &'d [DeviceId],
+pub(crate) struct SmallCopy<'c> {
+    context: &'c Context,
+    uuid: Uuid,
+    /// The copy, and what it lacks.
+    pub(crate) reduced: Reduced,
+    devices: Vec<DeviceId>,
 }
 
-impl SmallCopy<'_> {
-    /// Starts the copy with libvirt, until `limit` at most, and removes its log and AppArmor
-    /// profile, and those that killed runs have left. Calls `may` just before the start, when
-    /// nobody uses the devices; an error of `may` prevents the start. After a failed start, calls
-    /// `may` again, whose error then replaces the failure.
+impl<'c> SmallCopy<'c> {
+    /// Makes the small copy of a domain for an emulator with these abilities. `text` is the
+    /// domain's XML.
+    ///
+    /// # Errors
+    /// [`Irreducible`] if the XML contains nothing that could be started.
+    pub(crate) fn of(
+        context: &'c Context,
+        text: &str,
+        abilities: &Abilities,
+    ) -> Result<Self, Irreducible> {
+        let uuid = Uuid::new_v4();
+        let reduced = reduce(text, &name(uuid), uuid, abilities)?;
+        Ok(SmallCopy {
+            context,
+            uuid,
+            devices: name_and_devices(&reduced.xml).1,
+            reduced,
+        })
+    }
+
+    /// Starts the copy with libvirt, and removes everything that is left of it.
     pub(crate) fn start_by(
         &self,
         libvirt: &dyn Libvirt,
         limit: Instant,
-        may: &dyn Fn() -> Result<(), NotTried>,
     ) -> Result<Start, NotTried> {
         let failed = |error: Failure| NotTried::Failed(error.to_string());
         let root = &self.context.root;
-        idle::are_there(root, self.devices)?;
+        let starting = || self.devices.iter().find(|id| start_under_way(root, **id));
+        idle::are_there(root, &self.devices)?;
         let logs = Logs::of(self.context.connect.as_deref());
         // This must be done before a device is held: libvirt does not answer about a domain while
         // its hook waits for us.
         let users = libvirt.users().map_err(failed)?;
-        idle::are_unused(&users, self.devices)?;
+        idle::are_unused(&users, &self.devices)?;
         logs.sweep(&users);
-        let gives_way = idle::start_comes(root, self.devices);
-        let _held = idle::hold(root, self.devices, limit)?;
-        may()?;
-        let term = Term {
-            limit,
-            gives_way: &gives_way,
-        };
-        let result = libvirt.start(&self.reduced.xml, &self.uuid.to_string(), term);
+        let _held = idle::hold(root, &self.devices, limit)?;
+        if let Some(id) = starting() {
+            return Err(NotTried::Start(*id));
+        }
+        // A user's domain comes first.
+        let is_over = || Instant::now() >= limit || starting().is_some();
+        let result = libvirt.start(&self.reduced.xml, self.uuid, &is_over);
         logs.remove(&name(self.uuid));
-        let result = result.map_err(|error| {
-            if !gives_way() && Instant::now() >= limit {
-                NotTried::Late(error.to_string())
-            } else {
-                failed(error)
-            }
-        });
-        if result.is_err() {
-            // If the copy was ended for a user's domain, this is the error to return.
-            may()?;
+        let start = result.map_err(|error| match starting() {
+            // The copy was ended for a user's domain.
+            Some(id) => NotTried::Start(*id),
+            None if Instant::now() >= limit => NotTried::Late(error.to_string()),
+            None => failed(error),
+        })?;
+        match &start {
+            Start::Refused(message) => match said::about(message) {
+                said::Answers::TheDomain => Ok(start),
+                said::Answers::InUse => Err(NotTried::InUse(format!(
+                    "a device of the domain is in use, so nothing can be tried: {message}"
+                ))),
+                said::Answers::Gone => Err(NotTried::Gone(format!(
+                    "a device of the domain has gone meanwhile: {message}"
+                ))),
+            },
+            Start::Starts => Ok(start),
         }
-        let start = result?;
-        if let Start::Refused(message) = &start {
-            let problem = match said::about(message) {
-                said::Answers::TheDomain => return Ok(start),
-                said::Answers::InUse => "a device of the domain is in use, so nothing can be tried",
-                said::Answers::Gone => "a device of the domain has gone meanwhile",
-            };
-            return Err(NotTried::Device(format!("{problem}: {message}")));
-        }
-        Ok(start)
     }
 }

@@ -2,6 +2,7 @@
 //! and keeps a new answer.
 
 use std::fs;
+use std::path::Path;
 use std::time::Duration;
 
 use crate::device::evidence::{OpenPath, Step};
@@ -12,15 +13,15 @@ use crate::host::run::{self, Written};
 use crate::host::sysfs::{self, Device, Host};
 use crate::host::{Root, Warning};
 use crate::predict::screens::Here;
-use crate::probe::{Answer, Asked, Manner, Prober, ask, may_open};
+use crate::probe::{Answer, Asked, Manner, ask, may_open};
 use crate::publish::inventory::{Sources, rule_for};
 use crate::publish::node_device::name_of;
 
 /// The options of a probe.
 #[derive(Debug, Clone, Copy)]
 pub struct Request<'a> {
-    /// The way to start the process that opens devices.
-    pub prober: &'a Prober,
+    /// The path of gfxplane-probe, the program that opens devices.
+    pub prober: &'a Path,
     /// The occasion of the probe.
     pub asked: Asked,
     /// True to open the device even if a record has the answer.
@@ -109,7 +110,7 @@ pub fn ask_and_keep(
         kvm: facts.is_some_and(|facts| facts.kvm) || record.is_some_and(|record| record.facts.kvm),
         path: request.path,
     };
-    let answer = ask(root, request.prober, id, request.deadline, manner);
+    let answer = ask(request.prober, id, request.deadline, manner);
     if says_nothing_of_the_device(&answer) {
         return Outcome::unkept(answer, None);
     }

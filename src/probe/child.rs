@@ -1,16 +1,14 @@
 //! The work of the child that opens a device.
 //!
 //! The child writes each step to stderr before it does it, one word a line, and its answer to
-//! stdout, one line of JSON. It does not use std's buffers: in a copy of the parent process, they
-//! may contain the parent's output.
+//! stdout, one line of JSON.
 
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::AsFd;
+use std::os::unix::process::parent_id;
 
-use nix::errno::Errno;
 use nix::sys::prctl;
 use nix::sys::signal::Signal;
-use nix::unistd::{getppid, write};
 
 use crate::device::evidence::{OpenPath, Step};
 use crate::device::facts::{Facts, Reason};
@@ -36,30 +34,20 @@ const PATHS: [OpenPath; 2] = [OpenPath::Group, OpenPath::Cdev];
 /// A device whose domain is being started counts as in use, because QEMU must not find it open. The
 /// hook marks the device and then waits for its lock. The child takes the lock and then looks for
 /// the mark. So either the hook waits for the child, or the child sees the mark.
-pub fn run(root: &Root, id: DeviceId, asker: i32, manner: Manner) {
+pub fn run(root: &Root, id: DeviceId, asker: u32, manner: Manner) {
     // If this fails, the child may outlive its asker.
     let _ = prctl::set_pdeathsig(Signal::SIGKILL);
-    if getppid().as_raw() != asker {
+    if parent_id() != asker {
         return;
     }
     rights::limit();
-    let mut tell = |step: Step| say(io::stderr(), &step.to_string());
+    // An error is ignored here and below: nobody is left to whom it could be reported.
+    let mut tell = |step: Step| {
+        let _ = io::stderr().write_all(format!("{step}\n").as_bytes());
+    };
     let answer = ask(root, id, manner, &mut tell);
     let answer = serde_json::to_string(&answer).expect("an answer has only string keys");
-    say(io::stdout(), &answer);
-}
-
-/// Writes a line. Ignores an error: nobody is left to whom it could be reported.
-fn say(out: impl AsFd, text: &str) {
-    let line = format!("{text}\n");
-    let mut rest = line.as_bytes();
-    while !rest.is_empty() {
-        match write(&out, rest) {
-            Ok(count) => rest = &rest[count..],
-            Err(Errno::EINTR) => {}
-            Err(_) => return,
-        }
-    }
+    let _ = writeln!(io::stdout(), "{answer}");
 }
 
 fn ask(root: &Root, id: DeviceId, manner: Manner, tell: Tell<'_>) -> Answer {

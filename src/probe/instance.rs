@@ -40,8 +40,6 @@ pub(crate) struct Instance {
     pub id: DeviceId,
     device: PathBuf,
     lock: Lock,
-    /// The path of gfxplane-probe.
-    program: PathBuf,
     /// The keeper's process, which waits for the end of its stdin.
     keeper: Child,
 }
@@ -143,7 +141,6 @@ impl Instance {
             id,
             device: root.device(id),
             lock,
-            program: program.to_owned(),
             keeper,
         };
         let supported = root
@@ -168,30 +165,19 @@ impl Instance {
     }
 
     /// Makes the keeper remove the device, and waits for that until `limit`. Returns `false` if the
-    /// device still exists then, because its driver has not released it. It disappears as soon as
-    /// the driver does.
+    /// device still exists then, because its driver has not released it, or because the keeper was
+    /// killed. It disappears as soon as the driver releases it, or with the next [`sweep`].
     #[must_use = "it may still be there"]
     pub(crate) fn end(self, limit: Instant) -> bool {
         let Instance {
             device,
             lock,
-            program,
             mut keeper,
             ..
         } = self;
         drop(lock);
         drop(keeper.stdin.take());
-        let Some(status) = ends(keeper, limit) else {
-            return false;
-        };
-        // The keeper was killed, so nobody else removes the device.
-        if status.code().is_none()
-            && device.exists()
-            && let Ok(sweep) = start_sweep(&program)
-        {
-            let _ = ends(sweep, limit);
-        }
-        !device.exists()
+        ends(keeper, limit).is_some() && !device.exists()
     }
 }
 
@@ -212,10 +198,6 @@ fn start(program: &Path, arguments: &[&str], stdin: Stdio) -> io::Result<Child> 
         // A signal from the terminal that ends us must not end this process.
         .process_group(0)
         .spawn()
-}
-
-fn start_sweep(program: &Path) -> io::Result<Child> {
-    start(program, &["--sweep"], Stdio::null())
 }
 
 /// Waits for a child until `limit`. Returns how the child ended; `None` if it is still running.
@@ -271,7 +253,7 @@ pub(crate) fn clean_up(root: &Root, program: &Path, patience: Duration) -> Resul
         return Ok(());
     }
     let warning = |problem: String| Warning::new(marks::directory(root), problem);
-    let sweep = start_sweep(program);
+    let sweep = start(program, &["--sweep"], Stdio::null());
     let sweep = sweep.map_err(|error| warning(format!("not looked at: {error}")))?;
     let ended = ends(sweep, Instant::now() + patience);
     if ended.is_some_and(|status| status.success()) {
@@ -425,28 +407,6 @@ mod tests {
         let made = Instance::make(&root, missing, ("p", "p-t"), &types, false, soon());
         assert!(matches!(made, Err(NotMade::NoKeeper(_))));
         assert_eq!(marks::marked(&root).len(), marked);
-    }
-
-    #[test]
-    fn a_keeper_that_was_killed_is_made_up_for() {
-        for (end_of_keeper, is_swept) in [("kill -KILL $$", true), ("exit 1", false)] {
-            let (_keep, root) = host();
-            let devices = root.join("sys/bus/mdev/devices");
-            let program = script(
-                root.path(),
-                &format!(
-                    "[ \"$1\" != --sweep ] || exec rm -r {}\ncat >/dev/null; {end_of_keeper}",
-                    devices.display()
-                ),
-            );
-            let types = [of_type("p-t", Some(3))];
-            let made = Instance::make(&root, &program, ("p", "p-t"), &types, false, soon());
-            let instance = made.unwrap();
-            let device = root.device(instance.id);
-            fs::create_dir(&device).unwrap();
-            assert_eq!(instance.end(soon()), is_swept, "{end_of_keeper}");
-            assert_eq!(!device.exists(), is_swept, "{end_of_keeper}");
-        }
     }
 
     #[test]

@@ -1,11 +1,10 @@
 //! Probes a device for its display. Of all modules, only this one opens devices.
 //!
 //! A driver may hang in its open, so a child does the work, and its parent waits only until a
-//! deadline. The child ([`Prober`]: `gfxplane-probe --child ID`, or a copy of a gfxplane-probe)
-//! holds the device's lock from before the open until after the close. It reports each step before
-//! doing it, and at the end its [`Answer`]. A child that does not end in time is killed. If it
-//! still does not end, it is left behind, because a process in an uninterruptible sleep can't be
-//! killed.
+//! deadline. The child (`gfxplane-probe --child ID`, [`child`]) holds the device's lock from before
+//! the open until after the close. It reports each step before doing it, and at the end its
+//! [`Answer`]. A child that does not end is killed and left behind. Nobody waits for it, because a
+//! process in an uninterruptible sleep can't be killed.
 //!
 //! [`group`] and [`cdev`] are the two ways to open a device, each in two steps, so that a VM
 //! ([`kvm`]) can be associated between them.
@@ -13,7 +12,6 @@
 pub mod asking;
 mod cdev;
 pub mod child;
-mod fork;
 mod group;
 pub mod instance;
 mod ioctl;
@@ -24,22 +22,18 @@ mod rights;
 use std::fs::File;
 use std::io::{self, PipeReader, Read};
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::path::Path;
+use std::process::{self, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{Signal, kill};
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::{Pid, dup2_stderr, dup2_stdin, dup2_stdout, getpid};
 use serde::{Deserialize, Serialize};
 
 use crate::device::evidence::{OpenPath, Step};
 use crate::device::facts::{Display, Facts, Reason};
 use crate::device::id::DeviceId;
 use crate::device::rules::{Open, Rule};
-use crate::host::Root;
 use crate::host::config::ProbePolicy;
 use crate::host::sysfs::{Device, MdevType};
 use crate::publish::inventory::{Sources, rule_for};
@@ -311,45 +305,11 @@ impl Manner {
     }
 }
 
-/// The way to start the child that opens a device.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Prober {
-    /// As this program (`gfxplane-probe`), with the arguments `--child ID PID [MANNER…]`.
-    Program(PathBuf),
-    /// As a copy of this process, which need not load anything. If this process has several
-    /// threads, the program is started instead.
-    Copy(PathBuf),
-}
-
-impl Prober {
-    /// Returns the path of the program that opens devices.
-    pub fn program(&self) -> &Path {
-        match self {
-            Prober::Program(program) | Prober::Copy(program) => program,
-        }
-    }
-}
-
-/// Probes one device through a child, and waits for the answer at most for `deadline`. If there is
-/// no answer, the display is unknown with a reason. Does not check whether the device may be opened
-/// ([`may_open`]).
-pub(crate) fn ask(
-    root: &Root,
-    prober: &Prober,
-    id: DeviceId,
-    deadline: Duration,
-    manner: Manner,
-) -> Answer {
+/// Probes one device through a child, and waits for the answer at most for `deadline`. `prober` is
+/// the path of gfxplane-probe, which the child runs.
+pub(crate) fn ask(prober: &Path, id: DeviceId, deadline: Duration, manner: Manner) -> Answer {
     let limit = Instant::now() + deadline;
-    let child = match prober {
-        Prober::Program(program) => Child::program(program, id, manner),
-        Prober::Copy(program) => match Child::copy(root, id, manner) {
-            Ok(None) => Child::program(program, id, manner),
-            Ok(Some(child)) => Ok(child),
-            Err(error) => Err(error),
-        },
-    };
-    match child {
+    match Child::start(prober, id, manner) {
         Ok(mut child) => {
             let answer = child.listen(limit);
             child.end();
@@ -361,7 +321,7 @@ pub(crate) fn ask(
 
 /// A running child. [`child`] describes its output.
 struct Child {
-    pid: Pid,
+    process: process::Child,
     /// The child's stdout, which carries the answer.
     answer: PipeReader,
     /// The child's stderr, which carries the steps. They all fit into the pipe, so the child never
@@ -370,10 +330,10 @@ struct Child {
 }
 
 impl Child {
-    fn program(program: &Path, id: DeviceId, manner: Manner) -> io::Result<Self> {
+    fn start(prober: &Path, id: DeviceId, manner: Manner) -> io::Result<Self> {
         let ((answer, say), (steps, tell)) = (io::pipe()?, io::pipe()?);
-        let child = Command::new(program)
-            .args(["--child", &id.to_string(), &std::process::id().to_string()])
+        let process = Command::new(prober)
+            .args(["--child", &id.to_string(), &process::id().to_string()])
             .args(manner.to_arguments())
             // The child must not inherit udev's pipes, because udev waits until they are closed.
             .stdin(Stdio::null())
@@ -381,28 +341,10 @@ impl Child {
             .stderr(tell)
             .spawn()?;
         Ok(Child {
-            pid: Pid::from_raw(child.id().cast_signed()),
+            process,
             answer,
             steps,
         })
-    }
-
-    /// Starts a copy of this process; `None` if this process has several threads.
-    fn copy(root: &Root, id: DeviceId, manner: Manner) -> io::Result<Option<Self>> {
-        let asker = getpid();
-        let ((answer, say), (steps, tell)) = (io::pipe()?, io::pipe()?);
-        let null = open(Path::new("/dev/null"))?;
-        let pid = fork::in_a_copy(move || {
-            let standard = dup2_stdin(&null)
-                .and_then(|()| dup2_stdout(&say))
-                .and_then(|()| dup2_stderr(&tell));
-            drop((null, say, tell));
-            if standard.is_ok() {
-                fork::close_others();
-                child::run(root, id, asker.as_raw(), manner);
-            }
-        })?;
-        Ok(pid.map(|pid| Child { pid, answer, steps }))
     }
 
     fn listen(&mut self, limit: Instant) -> Answer {
@@ -444,21 +386,16 @@ impl Child {
             .unwrap_or(Step::Spawn)
     }
 
-    /// Waits for the child's end, but no longer than a healthy child needs. Then kills the child.
-    /// Leaves it behind if it still does not end.
+    /// Waits for the child's end, but no longer than a healthy child needs. Then kills the child,
+    /// and leaves it behind.
     fn end(&mut self) {
         let patience = Instant::now() + Duration::from_millis(100);
         // The child's end closes the pipe. After that it needs only microseconds.
         let _ = wait(&self.answer, patience);
-        let mut killed = false;
-        while let Ok(WaitStatus::StillAlive) = waitpid(self.pid, Some(WaitPidFlag::WNOHANG)) {
+        while let Ok(None) = self.process.try_wait() {
             if Instant::now() >= patience {
-                if killed {
-                    return;
-                }
-                // Nobody has waited for the child yet, so its process id is still its own.
-                let _ = kill(self.pid, Signal::SIGKILL);
-                killed = true;
+                let _ = self.process.kill();
+                return;
             }
             std::thread::sleep(Duration::from_micros(100));
         }

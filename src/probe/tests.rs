@@ -1,5 +1,6 @@
 use super::*;
 use crate::device::rules::Rules;
+use std::path::PathBuf;
 
 /// Writes a shell script that takes the place of gfxplane-probe.
 pub(super) fn script(directory: &Path, text: &str) -> PathBuf {
@@ -69,9 +70,9 @@ fn what_each_errno_means() {
 /// Probes through a shell script.
 fn ask_script(text: &str, deadline: Duration) -> Answer {
     let directory = tempfile::tempdir().unwrap();
-    let prober = Prober::Program(script(directory.path(), text));
+    let prober = script(directory.path(), text);
     let id = "0000:00:02.0".parse().unwrap();
-    ask(&Root::system(), &prober, id, deadline, Manner::default())
+    ask(&prober, id, deadline, Manner::default())
 }
 
 const LONG: Duration = Duration::from_secs(60);
@@ -110,8 +111,7 @@ fn every_way_a_child_can_end() {
         assert_eq!(answer, Answer::none(reason, step), "{text}");
     }
     let missing = ask(
-        &Root::system(),
-        &Prober::Program("/nonexistent".into()),
+        Path::new("/nonexistent"),
         "0000:00:02.0".parse().unwrap(),
         LONG,
         Manner::default(),

@@ -19,7 +19,7 @@ use crate::device::evidence::{Evidence, Finding, Method};
 use crate::device::facts::{Display, Facts};
 use crate::device::id::DeviceId;
 use crate::device::record::Record;
-use crate::device::rules::{Bus, Match, Open, Rule};
+use crate::device::rules::{Bus, Match, Open, Pattern, Rule};
 use crate::publish::inventory::{Inventory, Sources, active, rule_for_type, sibling_of_type};
 
 /// The result of exporting measurements as rules.
@@ -157,7 +157,11 @@ fn measured(finding: &Finding) -> Option<Evidence> {
 
 /// Makes the rule that a measurement of a kind of devices becomes.
 fn rule(kind: &Kind, facts: &Facts, evidence: &Evidence, open: Open) -> Rule {
-    let driver: Vec<String> = kind.driver.iter().map(|driver| literally(driver)).collect();
+    let driver: Vec<Pattern> = kind
+        .driver
+        .iter()
+        .map(|driver| Pattern::literally(driver))
+        .collect();
     let (driver, parent_driver) = match kind.bus {
         Bus::Mdev => (Vec::new(), driver),
         Bus::Pci => (driver, Vec::new()),
@@ -169,7 +173,7 @@ fn rule(kind: &Kind, facts: &Facts, evidence: &Evidence, open: Open) -> Rule {
             bus: Some(kind.bus),
             driver,
             parent_driver,
-            type_id: vec![literally(&kind.type_id)],
+            type_id: vec![Pattern::literally(&kind.type_id)],
             ..Match::default()
         },
         facts: Some(Facts {
@@ -196,18 +200,6 @@ fn source(evidence: &Evidence) -> String {
         _ => "measured",
     };
     format!("{by}: {}", words.join(", "))
-}
-
-/// Returns a glob that matches this text and no other.
-fn literally(text: &str) -> String {
-    let mut glob = String::new();
-    for c in text.chars() {
-        if "*?[]{}\\!,".contains(c) {
-            glob.push('\\');
-        }
-        glob.push(c);
-    }
-    glob
 }
 
 /// Describes the facts about a device in one line, for people to read.

@@ -32,7 +32,7 @@ use gfxplane::host::{Root, mdevctl, settings, sysfs};
 use gfxplane::libvirt::{Failure, Without};
 use gfxplane::probe::asking::{Request, ask_and_keep};
 use gfxplane::probe::instance::{keep, sweep};
-use gfxplane::probe::{Asked, Manner, Prober, child};
+use gfxplane::probe::{Asked, Manner, child};
 use gfxplane::publish::inventory::{Sources, active};
 use gfxplane::publish::words::{neutral_properties, properties, words};
 
@@ -82,9 +82,7 @@ fn by_hand() -> anyhow::Result<End> {
     let arguments = Arguments::parse();
     let context = arguments.global.context()?;
     let mut out = io::BufWriter::new(io::stdout().lock());
-    let end = arguments
-        .probe
-        .run(&context, &Prober::Copy(prober()?), &mut out);
+    let end = arguments.probe.run(&context, &prober()?, &mut out);
     out.flush()?;
     end
 }
@@ -150,7 +148,7 @@ fn complain(problem: fmt::Arguments<'_>) {
 /// deadline, "no driver" and "no such device" only mean that it is too early.
 fn ask_new(root: &Root, id: DeviceId) -> anyhow::Result<()> {
     let config = settings::config(root, &mut Vec::new());
-    let prober = Prober::Copy(prober()?);
+    let prober = prober()?;
     let limit = Instant::now() + config.deadline;
     loop {
         let (mut sources, mut device) = Sources::read_device(root, id);

@@ -104,7 +104,7 @@ fn a_report_of_somebody_else_alone_is_no_alarm() {
     host.libvirt.report(Happened::Defined);
     daemon.work();
     assert_eq!(entries(&daemon), [What::Fixed]);
-    let undo = daemon.domains.state.undo_stack(uuid(), &mut Vec::new());
+    let undo = daemon.domains.state.undo_stack(UUID, &mut Vec::new());
     assert_eq!(undo.len(), 1);
 }
 
@@ -146,11 +146,7 @@ fn somebody_who_puts_two_definitions_back_in_turn_wins() {
 fn hands_off_means_hands_off() {
     let host = Host::new();
     let mut daemon = host.watched();
-    daemon
-        .domains
-        .state
-        .set_hands_off(uuid(), "g", true)
-        .unwrap();
+    daemon.domains.state.set_hands_off(UUID, "g", true).unwrap();
     daemon.meets(&doomed());
     assert_eq!(host.libvirt.xml(), doomed());
     // Undefined and defined again, it is the same domain; also for the next daemon.

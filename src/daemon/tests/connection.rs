@@ -164,5 +164,5 @@ fn libvirt_that_ends_while_it_defines_and_somebody_else_is_there_first() {
     host.libvirt.put(&theirs);
     daemon.look_again();
     assert_eq!((host.libvirt.xml(), entries(&daemon)), (theirs, vec![]));
-    assert_eq!(daemon.domains.state.undo_stack(uuid(), &mut Vec::new()), []);
+    assert_eq!(daemon.domains.state.undo_stack(UUID, &mut Vec::new()), []);
 }

@@ -9,7 +9,7 @@ fn the_first_pass_mends_and_remembers() {
     host.has(&["<gl enable='yes'", "passwd='geheim'"]);
     assert_eq!(entries(&daemon), [What::Fixed]);
     let state = &daemon.domains.state;
-    assert_eq!(state.undo_stack(uuid(), &mut Vec::new()).len(), 1);
+    assert_eq!(state.undo_stack(UUID, &mut Vec::new()).len(), 1);
     assert_eq!(host.defined(), 1);
 }
 
@@ -86,11 +86,11 @@ fn a_domain_that_is_being_changed_is_waited_for() {
     assert_eq!((last, daemon.later.len()), (until, 1));
     assert!(last <= Instant::now() + NEVER_QUIET);
     // Other work on the domain waits, too, and is done at once.
-    daemon.task(uuid(), false);
+    daemon.task(UUID, false);
     assert!(daemon.tasks.is_empty());
-    let task = daemon.later.remove(&(last, uuid())).unwrap();
-    daemon.later.insert((Instant::now(), uuid()), task);
-    daemon.domains.watched(uuid()).loud.as_mut().unwrap().until = Instant::now();
+    let task = daemon.later.remove(&(last, UUID)).unwrap();
+    daemon.later.insert((Instant::now(), UUID), task);
+    daemon.domains.watched(UUID).loud.as_mut().unwrap().until = Instant::now();
     daemon.time_passes();
     daemon.work();
     host.has(&["<gl enable='yes'"]);
@@ -189,12 +189,11 @@ fn five_thousand_domains() {
     const MANY: u128 = 5000;
     let host = Host::new();
     let uuids: Vec<Uuid> = (0..MANY)
-        .map(|number| Uuid::from_u128(uuid().as_u128() + number))
+        .map(|number| Uuid::from_u128(UUID.as_u128() + number))
         .collect();
     for uuid in &uuids {
-        let uuid = uuid.to_string();
-        let xml = doomed().replace(UUID, &uuid);
-        host.libvirt.domains.lock().unwrap().insert(uuid, xml);
+        let xml = doomed().replace(&UUID.to_string(), &uuid.to_string());
+        host.libvirt.domains.lock().unwrap().insert(*uuid, xml);
     }
     let mut daemon = host.watched();
     let is_mended = |xml: &String| xml.contains("<gl enable='yes'") && xml.contains("geheim");

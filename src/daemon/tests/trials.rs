@@ -22,7 +22,7 @@ fn what_was_measured_is_not_tried() {
 #[test]
 fn what_was_not_measured_is_tried_once_for_all_of_its_shape() {
     let host = Host::new();
-    let second = UUID.replace("01", "02");
+    let second = Uuid::from_u128(2);
     let mut daemon = host.having(&unmeasured());
     host.has(&["<gl enable='yes'"]);
     assert_eq!(tried(&host), 1);
@@ -37,8 +37,8 @@ fn what_was_not_measured_is_tried_once_for_all_of_its_shape() {
     }
     assert_eq!(entries(&daemon), [What::Fixed]);
     // Another domain, and another daemon.
-    host.libvirt
-        .put_at(&second, &unmeasured().replace(UUID, &second));
+    let alike = unmeasured().replace(&UUID.to_string(), &second.to_string());
+    host.libvirt.put_at(second, &alike);
     daemon.work();
     host.libvirt.put(&unmeasured());
     drop(daemon);
@@ -112,7 +112,7 @@ fn a_device_in_use_is_waited_for() {
     }
     host.libvirt.users.lock().unwrap().clear();
     host.libvirt
-        .report_of(&UUID.replace("01", "09"), Happened::Stopped);
+        .report_of(Uuid::from_u128(9), Happened::Stopped);
     daemon.work();
     host.has(&["<gl enable='yes'"]);
     assert_eq!(tried(&host), 1);
@@ -127,7 +127,7 @@ fn a_start_that_is_under_way_comes_first() {
     assert_eq!((host.libvirt.xml(), tried(&host)), (unmeasured(), 0));
     assert_eq!(daemon.later.len(), 1, "it is looked at again");
     requests::forget_start(&host.context.root, id).unwrap();
-    daemon.task(uuid(), false);
+    daemon.task(UUID, false);
     daemon.work();
     host.has(&["<gl enable='yes'"]);
 }

@@ -9,6 +9,7 @@
 mod matching;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Component, Path};
 
 use serde::{Deserialize, Serialize};
 
@@ -16,7 +17,8 @@ use crate::device::evidence::{Evidence, Method};
 use crate::device::facts::{Display, DisplayWords, Edid, Facts, OpRegion, Reason};
 use crate::device::id::{PciAddress, display_as_serde};
 use crate::device::toml::{BadToml, Step, Toml};
-use matching::{Bad, Compiled, compile};
+use crate::device::version::Version;
+pub use matching::{Pattern, Vendor};
 
 /// The rules that come with this version, for hosts where the package is not installed.
 pub(crate) const BUILT_IN: &[(&str, &str)] = &[
@@ -97,8 +99,20 @@ struct OpRegionText {
     size: u64,
 }
 
+/// A contradiction in a rule that is well-formed, or an attribute that can't be read.
+struct Bad {
+    /// The way to the value, from the rule on.
+    way: Vec<Step<'static>>,
+    /// The problem, and what was expected.
+    what: String,
+}
+
 impl RuleText {
     fn facts(&self) -> Result<Option<Facts>, Bad> {
+        let bad = |key, what| Bad {
+            way: vec![Step::Key(key)],
+            what,
+        };
         let Some(display) = self.display.clone() else {
             let facts = [
                 ("reason", self.reason.is_some()),
@@ -107,10 +121,11 @@ impl RuleText {
                 ("kvm", self.kvm),
             ];
             return match facts.iter().find(|(_, is_said)| *is_said) {
-                Some((key, _)) => Err(Bad::at(
-                    [Step::Key(key)],
-                    format!("it states `{key}` without a display: expected display = [\"…\"]"),
-                )),
+                Some((key, _)) => {
+                    let what =
+                        format!("it states `{key}` without a display: expected display = [\"…\"]");
+                    Err(bad(key, what))
+                }
                 None => Ok(None),
             };
         };
@@ -118,7 +133,7 @@ impl RuleText {
             display,
             reason: self.reason.clone(),
         });
-        let display = display.map_err(|what| Bad::at([Step::Key("display")], what))?;
+        let display = display.map_err(|what| bad("display", what))?;
         Ok(Some(Facts {
             edid: self.edid.as_ref().map(|edid| Edid {
                 max_xres: edid.max_xres,
@@ -132,11 +147,22 @@ impl RuleText {
             ..Facts::of(display)
         }))
     }
+
+    fn checked(self) -> Result<Rule, Bad> {
+        self.matches.check()?;
+        Ok(Rule {
+            facts: self.facts()?,
+            name: self.name,
+            source: self.source,
+            matches: self.matches,
+            open: self.open,
+        })
+    }
 }
 
 /// The conditions of a rule. All conditions that are given must be true. A list of globs is true if
 /// one of them matches.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Match {
     /// The bus: `mdev` or `pci`.
@@ -144,35 +170,65 @@ pub struct Match {
     pub bus: Option<Bus>,
     /// Globs on the vfio driver of the device.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub driver: Vec<String>,
+    pub driver: Vec<Pattern>,
     /// Globs on the driver of the mdev's parent or, without a driver, on the parent's class or
     /// bus.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub parent_driver: Vec<String>,
+    pub parent_driver: Vec<Pattern>,
     /// Globs on the mdev type id or the vGPU type.
     #[serde(rename = "type", skip_serializing_if = "Vec::is_empty")]
-    pub type_id: Vec<String>,
+    pub type_id: Vec<Pattern>,
     /// Globs on the mdev type's `device_api`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub device_api: Vec<String>,
+    pub device_api: Vec<Pattern>,
     /// Globs on the PCI address of the device itself, or of the mdev's parent.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub address: Vec<String>,
+    pub address: Vec<Pattern>,
     /// The PCI vendor (`0x8086`) of the device itself, or of the mdev's parent.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub vendor: Option<String>,
+    pub vendor: Option<Vendor>,
     /// A glob on the PCI class (`0x0300??`) of the device itself, or of the mdev's parent.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub class: Option<String>,
+    pub class: Option<Pattern>,
     /// The oldest kernel to which the rule applies: `5.0`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub kernel_from: Option<String>,
+    pub kernel_from: Option<Version>,
     /// The first kernel to which the rule no longer applies: `4.16`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub kernel_below: Option<String>,
+    pub kernel_below: Option<Version>,
     /// Conditions on sysfs attributes of the device.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub attribute: Vec<AttributeMatch>,
+}
+
+impl Match {
+    /// Checks that there is a condition, and that each attribute has one and is below the device's
+    /// directory.
+    fn check(&self) -> Result<(), Bad> {
+        let bad = |more: &[Step<'static>], what| Bad {
+            way: [&[Step::Key("match")], more].concat(),
+            what,
+        };
+        if *self == Match::default() {
+            let what = "it has no condition and would match every device: expected one, such as driver = [\"…\"]";
+            return Err(bad(&[], what.into()));
+        }
+        for (place, AttributeMatch { path, is, is_not }) in self.attribute.iter().enumerate() {
+            let way = [Step::Key("attribute"), Step::At(place), Step::Key("path")];
+            let mut parts = Path::new(path).components();
+            if path.is_empty() || !parts.all(|part| matches!(part, Component::Normal(_))) {
+                let what = format!(
+                    "attribute path {path:?} leads out of the device's directory: expected one below it, such as vendor"
+                );
+                return Err(bad(&way, what));
+            }
+            if is.is_some() == is_not.is_some() {
+                let what = format!("attribute {path:?}: expected one of is and is_not");
+                return Err(bad(&way[..2], what));
+            }
+        }
+        Ok(())
+    }
 }
 
 /// The bus of a device.
@@ -239,7 +295,8 @@ pub struct Subject<'a> {
 /// A set of rules, in the order in which they are tried.
 #[derive(Debug, Clone, Default)]
 pub struct Rules {
-    rules: Vec<Compiled>,
+    /// The rules, each with the name of its file.
+    rules: Vec<(String, Rule)>,
 }
 
 impl Rules {
@@ -265,18 +322,18 @@ impl Rules {
     /// [`BadToml`] for a mistake anywhere in the text; then none of the file's rules is added.
     pub fn add_file(&mut self, file: &str, text: &str) -> Result<(), BadToml> {
         let toml = Toml::parse(text)?;
-        let mut compiled = Vec::new();
+        let mut checked = Vec::new();
         for (place, rule) in toml.read::<RulesFile>()?.rule.into_iter().enumerate() {
             let name = rule.name.clone();
-            compiled.push(compile(rule, file).map_err(|bad| {
+            checked.push(rule.checked().map_err(|bad| {
                 let start = [Step::Key("rule"), Step::At(place)];
                 let way: Vec<Step<'_>> = start.into_iter().chain(bad.way).collect();
                 toml.mistake(&way, format!("rule {name:?}: {}", bad.what))
             })?);
         }
-        for new in compiled {
-            if !self.rules.iter().any(|old| old.rule.name == new.rule.name) {
-                self.rules.push(new);
+        for new in checked {
+            if !self.rules.iter().any(|(_, old)| old.name == new.name) {
+                self.rules.push((file.into(), new));
             }
         }
         Ok(())
@@ -284,7 +341,10 @@ impl Rules {
 
     /// Returns the paths of all attributes that a rule needs, each once.
     pub(crate) fn attribute_paths(&self) -> Vec<&str> {
-        let attributes = self.rules.iter().flat_map(|r| &r.rule.matches.attribute);
+        let attributes = self
+            .rules
+            .iter()
+            .flat_map(|(_, rule)| &rule.matches.attribute);
         let paths: BTreeSet<&str> = attributes.map(|a| a.path.as_str()).collect();
         paths.into_iter().collect()
     }
@@ -292,17 +352,13 @@ impl Rules {
     /// Returns the first rule that matches this device or type, which is the one that applies;
     /// `None` if no rule matches.
     pub fn find(&self, subject: &Subject<'_>) -> Option<&Rule> {
-        self.rules
-            .iter()
-            .find(|compiled| compiled.matches(subject))
-            .map(|compiled| &compiled.rule)
+        let mut rules = self.rules.iter().map(|(_, rule)| rule);
+        rules.find(|rule| rule.matches.is_of(subject))
     }
 
     /// Returns all rules in order, each with the name of its file.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Rule)> {
-        self.rules
-            .iter()
-            .map(|compiled| (compiled.file.as_str(), &compiled.rule))
+        self.rules.iter().map(|(file, rule)| (file.as_str(), rule))
     }
 }
 

@@ -150,9 +150,9 @@ fn bad_rules_are_named() {
     for row in [
         " | line 1, column 1: the key `match` is missing",
         "match = {} | line 4, column 9: rule \"r\": it has no condition and would match every device",
-        "match.type = ['a', '['] | line 4, column 20: rule \"r\": \"[\" is no pattern (unclosed character class; missing ']')",
-        "match.kernel_from = 'new' | line 4, column 21: rule \"r\": \"new\" is no kernel version: expected one like 5.10",
-        "match.vendor = '8086' | line 4, column 16: rule \"r\": \"8086\" is no PCI vendor",
+        "match.type = ['a', '['] | line 4, column 14: \"[\" is no pattern (unclosed character class; missing ']')",
+        "match.kernel_from = 'new' | line 4, column 21: \"new\" is no version: expected numbers and dots",
+        "match.vendor = '8086' | line 4, column 16: \"8086\" is no PCI vendor",
         "match.attribute = [{ path = '../x', is = '1' }] | line 4, column 29: rule \"r\": attribute path \"../x\" leads out",
         "match.attribute = [{ path = 'x' }] | line 4, column 20: rule \"r\": attribute \"x\": expected one of is and is_not",
         "match.typ = ['a'] | line 4, column 7: there is no key `typ`: expected one of `bus`, ",

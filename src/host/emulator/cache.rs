@@ -53,7 +53,7 @@ pub(super) struct Key {
     modules: BTreeMap<PathBuf, String>,
     /// The installed libvirt, because another version may accept other graphics.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    libvirt: Option<Version>,
+    pub(super) libvirt: Option<Version>,
     /// True if libvirt finds qemu-rdp, without which it accepts no graphics of type rdp (libvirt
     /// src/qemu/qemu_rdp.c, `qemuRdpAvailable`).
     #[serde(default)]

@@ -53,9 +53,7 @@ pub(super) fn nothing() -> Abilities {
 pub(crate) fn pretend(root: &Root, libvirt: &str, abilities: &Abilities) {
     let emulator = Path::new(QEMU);
     root.put(&QEMU[1..], "\x7fELF");
-    let library = "usr/lib/x86_64-linux-gnu/libvirt.so.0";
-    root.put(&library.replace("libvirt.so.0", libvirt), "");
-    std::os::unix::fs::symlink(libvirt, root.join(library)).unwrap();
+    install(root, libvirt);
     let kept = Kept {
         format: FORMAT,
         emulator: emulator.into(),
@@ -63,6 +61,14 @@ pub(crate) fn pretend(root: &Root, libvirt: &str, abilities: &Abilities) {
         abilities: abilities.clone(),
     };
     keep(&kept_path(root, emulator), &kept).unwrap();
+}
+
+/// Installs a libvirt whose library has this file name.
+pub(super) fn install(root: &Root, libvirt: &str) {
+    let library = "usr/lib64/libvirt.so.0";
+    root.put(&library.replace("libvirt.so.0", libvirt), "");
+    let _ = std::fs::remove_file(root.join(library));
+    std::os::unix::fs::symlink(libvirt, root.join(library)).unwrap();
 }
 
 pub(super) struct Host {

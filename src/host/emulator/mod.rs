@@ -272,7 +272,7 @@ fn together(told: Told, graphics: Option<BTreeSet<String>>) -> Abilities {
 
 #[cfg(test)]
 mod tests {
-    use super::made::{CAPABILITIES, Host, MODULES, PROGRAM, QEMU, nothing, set};
+    use super::made::{CAPABILITIES, Host, MODULES, PROGRAM, QEMU, install, nothing, set};
     use super::*;
     use crate::device::version::Version;
 
@@ -313,10 +313,7 @@ mod tests {
         host.write(QEMU, &PROGRAM.replace("7.2.22", "10.0.13"));
         assert_eq!(host.find(false).0, nothing(), "another QEMU");
         assert_eq!(host.find(true).0.qemu, Some(Version::of(&[10, 0, 13])));
-        let library = "usr/lib64/libvirt.so.0";
-        host.write(&format!("{library}.11003.0"), "");
-        let link = host.root().join(library);
-        std::os::unix::fs::symlink("libvirt.so.0.11003.0", link).unwrap();
+        install(&host.root(), "libvirt.so.0.11003.0");
         assert_eq!(host.find(false).0.frontends, None, "another libvirt");
     }
 

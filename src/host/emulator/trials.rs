@@ -8,7 +8,6 @@ use serde::{Deserialize, Serialize};
 
 use super::cache::{Key, keep, parsed, path_in, to_text};
 use crate::device::record::FORMAT;
-use crate::device::version::Version;
 use crate::host::state::now;
 use crate::host::{Root, Warning, or_ignored};
 
@@ -38,9 +37,8 @@ pub struct Trial {
 struct Kept {
     format: u32,
     emulator: PathBuf,
-    /// The state of the emulator's files at the trials.
+    /// The state of QEMU's build and of libvirt.
     key: Key,
-    libvirt: Version,
     trials: Vec<Trial>,
 }
 
@@ -50,23 +48,19 @@ struct Kept {
 pub(crate) struct Build<'r> {
     root: &'r Root,
     emulator: &'r Path,
-    libvirt: Version,
     key: Key,
 }
 
 impl<'r> Build<'r> {
-    /// Returns the emulator's present build with this version of libvirt. Returns `None` if one of
-    /// them is unknown, because a kept outcome could then become outdated unnoticed.
-    pub(crate) fn of(
-        root: &'r Root,
-        emulator: &'r Path,
-        libvirt: Option<&Version>,
-    ) -> Option<Self> {
+    /// Returns the emulator's present build with the installed libvirt. Returns `None` if either is
+    /// unknown: then no outcome can be kept, because nobody could tell when it stops being true.
+    pub(crate) fn of(root: &'r Root, emulator: &'r Path) -> Option<Self> {
+        let key = Key::of(root, emulator).ok()?;
+        key.libvirt.as_ref()?;
         Some(Build {
             root,
             emulator,
-            libvirt: libvirt?.clone(),
-            key: Key::of(root, emulator).ok()?,
+            key,
         })
     }
 
@@ -92,7 +86,6 @@ impl<'r> Build<'r> {
             format: FORMAT,
             emulator: self.emulator.into(),
             key: self.key.clone(),
-            libvirt: self.libvirt.clone(),
             trials,
         };
         while to_text(&kept)?.len() > LARGEST && !kept.trials.is_empty() {
@@ -108,19 +101,19 @@ impl<'r> Build<'r> {
     fn read(&self, warnings: &mut Vec<Warning>) -> Vec<Trial> {
         let path = self.path();
         let kept: Option<Kept> = or_ignored(parsed(self.root, &path), &path, warnings);
-        let kept = kept.filter(|kept| {
-            kept.emulator == self.emulator && kept.key == self.key && kept.libvirt == self.libvirt
-        });
+        let kept = kept.filter(|kept| kept.emulator == self.emulator && kept.key == self.key);
         kept.map(|kept| kept.trials).unwrap_or_default()
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::made::{Host, QEMU};
+    use super::super::made::{Host, QEMU, install};
     use super::*;
     use std::fs;
     use std::os::unix::fs::PermissionsExt;
+
+    const LIBVIRT: &str = "libvirt.so.0.11003.0";
 
     fn message(trial: Option<Trial>) -> Option<Option<String>> {
         trial.map(|trial| trial.message)
@@ -130,8 +123,9 @@ mod tests {
     fn a_result_holds_for_its_build_and_libvirt() {
         let host = Host::new();
         let (root, qemu) = (host.root(), Path::new(QEMU));
-        let libvirt = Version::of(&[11, 3, 0]);
-        let build = || Build::of(&root, qemu, Some(&libvirt)).unwrap();
+        assert!(Build::of(&root, qemu).is_none(), "no libvirt is installed");
+        install(&root, LIBVIRT);
+        let build = || Build::of(&root, qemu).unwrap();
         let known = |shape: &str| message(build().result(shape, &mut Vec::new()));
         assert_eq!(known("a"), None);
         build().keep("a", None).unwrap();
@@ -142,9 +136,10 @@ mod tests {
         );
         build().keep("b", None).unwrap();
         assert_eq!(known("b"), Some(None));
-        let other = Build::of(&root, qemu, Some(&Version::of(&[12, 0, 0]))).unwrap();
-        assert_eq!(other.result("a", &mut Vec::new()), None);
-        assert!(Build::of(&root, qemu, None).is_none());
+        install(&root, "libvirt.so.0.12000.0");
+        assert_eq!(known("a"), None, "another libvirt");
+        install(&root, LIBVIRT);
+        assert_eq!(known("a"), Some(None));
         fs::write(root.join("usr/lib/x86_64-linux-gnu/qemu/ui-gtk.so"), "").unwrap();
         assert_eq!(known("a"), None, "a module was installed");
     }
@@ -153,7 +148,8 @@ mod tests {
     fn the_latest_are_kept_and_no_file_of_others_believed() {
         let host = Host::new();
         let (root, qemu) = (host.root(), Path::new(QEMU));
-        let build = Build::of(&root, qemu, Some(&Version::of(&[11, 3, 0]))).unwrap();
+        install(&root, LIBVIRT);
+        let build = Build::of(&root, qemu).unwrap();
         let long = "\u{e4}".repeat(100_000);
         for number in 0..100 {
             build.keep(&number.to_string(), Some(&long)).unwrap();

@@ -2,7 +2,7 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -162,63 +162,47 @@ pub(in crate::host) fn open_trusted(
     }
 }
 
-/// Replaces a file as a whole, so that a reader sees the old content or the new content. Everybody
-/// may read it. `directory`, for the unfinished file, must be on the same file system.
+/// Replaces a file that everybody may read, like [`put`]. The new file need not survive a crash.
 pub(in crate::host) fn replace(directory: &Path, path: &Path, content: &[u8]) -> io::Result<()> {
-    let whole = Whole {
-        new: directory.join(".new"),
-        permissions: Permissions::from_mode(0o644),
-        owner: None,
-        is_kept: false,
-    };
-    whole.put(path, content)
+    put(directory, path, content, 0o644, false)
 }
 
-/// How to replace a file as a whole.
+/// Replaces a file as a whole, or makes it, so that a reader sees the old one or the new one.
+/// `is_kept`: the new file must survive a crash of the machine.
 ///
-/// Until the new file is complete, it is locked and has the path `new`, which is the same for all
-/// writers. So the next writer overwrites what a killed writer has left.
-#[derive(Debug)]
-pub(in crate::host) struct Whole {
-    /// The path of the new file until it is complete.
-    pub(in crate::host) new: PathBuf,
-    pub(in crate::host) permissions: Permissions,
-    /// The file's user and group; `None` for the writer's own.
-    pub(in crate::host) owner: Option<(u32, u32)>,
-    /// True if the file must survive a crash of the machine.
-    pub(in crate::host) is_kept: bool,
-}
-
-impl Whole {
-    /// Gives the file at `path` this content, or makes it.
-    ///
-    /// # Errors
-    /// Any error of the file system; [`io::ErrorKind::TimedOut`] if another writer does not finish.
-    /// The file is then as it was, or complete but perhaps not yet on the disk.
-    pub(in crate::host) fn put(self, path: &Path, content: &[u8]) -> io::Result<()> {
-        let locked = Lock::of_file(&self.new, Instant::now() + WRITER_PATIENCE)?;
-        let mut file = &locked.file;
-        let put = || {
-            // An earlier writer may have been killed and left some text.
-            file.set_len(0)?;
-            file.write_all(content)?;
-            if let Some((user, group)) = self.owner {
-                fchown(file, Some(user), Some(group))?;
-            }
-            // This comes after the owner, because a change of owner removes mode bits.
-            file.set_permissions(self.permissions)?;
-            if self.is_kept {
-                file.sync_all()?;
-            }
-            fs::rename(&self.new, path)
-        };
-        if let Err(error) = put() {
-            let _ = fs::remove_file(&self.new);
-            return Err(error);
+/// Until the new file is complete, it has another name in `directory`, which is on the same file
+/// system: always the same name, and locked. So a writer that is killed leaves nothing but that
+/// file, and the next writer uses it again.
+///
+/// # Errors
+/// Any error of the file system; [`io::ErrorKind::TimedOut`] if another writer does not finish. The
+/// file is then as it was, or complete but perhaps not yet on the disk.
+pub(in crate::host) fn put(
+    directory: &Path,
+    path: &Path,
+    content: &[u8],
+    mode: u32,
+    is_kept: bool,
+) -> io::Result<()> {
+    let new = directory.join(".new");
+    let locked = Lock::of_file(&new, Instant::now() + WRITER_PATIENCE)?;
+    let mut file = &locked.file;
+    let mut put = || {
+        // An earlier writer may have been killed and left some text.
+        file.set_len(0)?;
+        file.write_all(content)?;
+        file.set_permissions(Permissions::from_mode(mode))?;
+        if is_kept {
+            file.sync_all()?;
         }
-        match path.parent() {
-            Some(directory) if self.is_kept => File::open(directory)?.sync_data(),
-            _ => Ok(()),
-        }
+        fs::rename(&new, path)
+    };
+    if let Err(error) = put() {
+        let _ = fs::remove_file(&new);
+        return Err(error);
+    }
+    match path.parent() {
+        Some(directory) if is_kept => File::open(directory)?.sync_data(),
+        _ => Ok(()),
     }
 }

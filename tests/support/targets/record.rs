@@ -47,9 +47,6 @@ fn record(text: &str) -> Result<(), String> {
     }
     let again = Record::parse(&kept).map_err(|error| error.to_string())?;
     same("kept", &again, &record)?;
-    if !record.says_the_same(&again) {
-        return Err("it does not say what it says itself".into());
-    }
     let evidence = record.evidence();
     if record.qemu.is_some() && evidence.method.is_measured() {
         return Err("what QEMU says is no measurement".into());

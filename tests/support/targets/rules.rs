@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use gfxplane::device::rules::{Bus, Rule, Rules, Subject};
+use gfxplane::device::rules::{Bus, Rule, Rules, Subject, Vendor};
 use gfxplane::device::version::Version;
 use gfxplane::host::config::Config;
 
@@ -107,7 +107,7 @@ fn fits(rule: &Rule, subject: &Subject<'_>) -> Option<bool> {
     let conditions = &rule.matches;
     let address = subject.address.map(|address| address.to_string());
     let class = subject.class.map(|class| format!("0x{class:06x}"));
-    let one = conditions.class.iter().cloned().collect();
+    let one = Vec::from_iter(conditions.class.clone());
     let mut all = true;
     for (globs, value) in [
         (&conditions.driver, subject.driver),
@@ -117,6 +117,7 @@ fn fits(rule: &Rule, subject: &Subject<'_>) -> Option<bool> {
         (&conditions.address, address.as_deref()),
         (&one, class.as_deref()),
     ] {
+        let globs: Vec<String> = globs.iter().map(ToString::to_string).collect();
         let is_simple = |glob: &String| !glob.contains(['[', ']', '{', '}', '\\', ',']);
         if !globs
             .iter()
@@ -132,16 +133,14 @@ fn fits(rule: &Rule, subject: &Subject<'_>) -> Option<bool> {
             });
     }
     let kernel = Version::parse(subject.kernel);
-    let limit = |text: &Option<String>| text.as_deref().map(Version::parse);
-    if let Some(from) = limit(&conditions.kernel_from) {
-        all &= kernel.is_some() && kernel >= from;
+    if conditions.kernel_from.is_some() {
+        all &= kernel.is_some() && kernel >= conditions.kernel_from;
     }
-    if let Some(below) = limit(&conditions.kernel_below) {
-        all &= kernel.is_some() && kernel < below;
+    if conditions.kernel_below.is_some() {
+        all &= kernel.is_some() && kernel < conditions.kernel_below;
     }
-    if let Some(vendor) = &conditions.vendor {
-        all &= subject.vendor.is_some()
-            && subject.vendor == u16::from_str_radix(vendor.trim_start_matches("0x"), 16).ok();
+    if let Some(Vendor(vendor)) = conditions.vendor {
+        all &= subject.vendor == Some(vendor);
     }
     all &= conditions.bus.is_none() || conditions.bus == subject.bus;
     for wanted in &conditions.attribute {
