@@ -114,6 +114,23 @@ pub struct Domain<'d, 'a> {
     pub graphics: Vec<Graphics<'d, 'a>>,
     /// The video cards, in the order of the XML.
     pub videos: Vec<Video<'d, 'a>>,
+    /// The settings that libvirt's and QEMU's checks depend on, and that no plan changes.
+    pub settings: DomainSettings,
+    /// libosinfo's id of the guest's system (`http://microsoft.com/win/10`).
+    pub os_id: Option<String>,
+    /// The name of another manager, if the domain has metadata of one.
+    pub manager: Option<&'static str>,
+    /// The element `<gfxplane:policy>` in the metadata.
+    pub policy: Option<Element<'d, 'a>>,
+    /// The arguments in `<qemu:commandline>`, in the order of the XML.
+    pub arguments: Vec<Argument<'d, 'a>>,
+    /// The properties in `<qemu:override>`, in the order of the XML.
+    pub properties: Vec<Property<'d, 'a>>,
+}
+
+/// The settings of a domain that libvirt and QEMU check, and that no plan changes.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct DomainSettings {
     /// The `type` of each character device that needs spice: `spicevmc` or `spiceport`.
     pub spice_chardevs: Vec<String>,
     /// The `type` of each `<audio>`.
@@ -136,16 +153,6 @@ pub struct Domain<'d, 'a> {
     pub alias_twice: Option<String>,
     /// A PCI address in the guest that two devices of any kind have, in libvirt's form.
     pub address_twice: Option<String>,
-    /// libosinfo's id of the guest's system (`http://microsoft.com/win/10`).
-    pub os_id: Option<String>,
-    /// The name of another manager, if the domain has metadata of one.
-    pub manager: Option<&'static str>,
-    /// The element `<gfxplane:policy>` in the metadata.
-    pub policy: Option<Element<'d, 'a>>,
-    /// The arguments in `<qemu:commandline>`, in the order of the XML.
-    pub arguments: Vec<Argument<'d, 'a>>,
-    /// The properties in `<qemu:override>`, in the order of the XML.
-    pub properties: Vec<Property<'d, 'a>>,
 }
 
 /// Other managers of domains: a part of the namespace of their metadata, and their name.
@@ -196,25 +203,27 @@ impl<'d, 'a> Domain<'d, 'a> {
             machine: os_type.and_then(|t| owned(t.attribute("machine"))),
             emulator: text_of(of_name("emulator").next()),
             hostdevs: hostdevs(&aliases),
-            has_a_device_twice: hostdev::twice(&aliases),
-            alias_twice: twice(root, hostdev::users_alias),
-            address_twice: twice(root, hostdev::address_in_guest),
+            settings: DomainSettings {
+                spice_chardevs: spice_chardevs(root),
+                audio: of_name("audio")
+                    .map(|audio| owned(audio.attribute("type")).unwrap_or_default())
+                    .collect(),
+                sound: of_name("sound").next().is_some(),
+                unconfined: seclabels(root).any(is_without_profile),
+                as_root: seclabels(root).any(is_of_root),
+                memfd: root
+                    .child("memoryBacking")
+                    .and_then(|backing| backing.child("source"))
+                    .is_some_and(|source| source.attribute("type").as_deref() == Some("memfd")),
+                misread: misread(root),
+                unfit: of_name("hostdev").flat_map(hostdev::unfit).collect(),
+                has_a_device_twice: hostdev::twice(&aliases),
+                alias_twice: twice(root, hostdev::users_alias),
+                address_twice: twice(root, hostdev::address_in_guest),
+            },
             aliases,
             graphics: of_name("graphics").map(graphics).collect(),
             videos: of_name("video").map(video).collect(),
-            spice_chardevs: spice_chardevs(root),
-            audio: of_name("audio")
-                .map(|audio| owned(audio.attribute("type")).unwrap_or_default())
-                .collect(),
-            sound: of_name("sound").next().is_some(),
-            unconfined: seclabels(root).any(is_without_profile),
-            as_root: seclabels(root).any(is_of_root),
-            memfd: root
-                .child("memoryBacking")
-                .and_then(|backing| backing.child("source"))
-                .is_some_and(|source| source.attribute("type").as_deref() == Some("memfd")),
-            misread: misread(root),
-            unfit: of_name("hostdev").flat_map(hostdev::unfit).collect(),
             os_id: metadata()
                 .find(|child| child.is(Some(LIBOSINFO_NAMESPACE), "libosinfo"))
                 .and_then(|info| info.children().find(|child| child.local_name() == "os"))
@@ -252,7 +261,7 @@ impl<'d, 'a> Domain<'d, 'a> {
     }
 
     /// Returns whether a hostdev for a vfio device does not name the device. libvirt refuses such a
-    /// domain ([`Domain::misread`]).
+    /// domain ([`DomainSettings::misread`]).
     pub(crate) fn has_unread_hostdev(&self) -> bool {
         let hostdevs = self.aliases.iter().map(|(element, _)| element);
         let mut hostdevs = hostdevs.filter(|element| element.name() == "hostdev");

@@ -44,7 +44,7 @@ pub(super) fn fix_of(refusal: &Refusal) -> Option<&'static str> {
 impl Planner<'_, '_, '_> {
     /// Adds the remaining remarks about the result.
     pub(super) fn remarks(&mut self, after: &Prediction) {
-        if self.screens.vgpus.is_empty() && self.screens.misread.is_empty() {
+        if self.screens.vgpus.is_empty() && self.screens.settings.misread.is_empty() {
             return;
         }
         self.how_it_ends(after);

@@ -160,7 +160,10 @@ fn before_devices(screens: &Screens, abilities: &Abilities, qemu: &Qemu, x: X) -
     }
     // -audiodev comes before the devices.
     let is_dbus = local.is_some_and(|(kind, _)| kind == GraphicsType::Dbus);
-    if qemu.has(AUDIO_NEEDS_DBUS) && !is_dbus && screens.audio.iter().any(|kind| kind == "dbus") {
+    if qemu.has(AUDIO_NEEDS_DBUS)
+        && !is_dbus
+        && screens.settings.audio.iter().any(|kind| kind == "dbus")
+    {
         return refuse(About::Domain, words::NO_DBUS_FOR_AUDIO, false);
     }
     None
@@ -180,7 +183,7 @@ pub(crate) enum X {
 /// Returns whether QEMU may not listen on a port.
 fn is_privileged(port: i32, screens: &Screens, abilities: &Abilities) -> bool {
     let first = abilities.guests.first_port.map_or(0, i32::from);
-    (1..first).contains(&port) && !screens.as_root
+    (1..first).contains(&port) && !screens.settings.as_root
 }
 
 /// Returns the ways in which the X server may behave towards SDL: one if that is known. The domain
@@ -213,7 +216,7 @@ pub(crate) fn possible_x(screens: &Screens, abilities: &Abilities) -> Vec<X> {
         let servers = guests.x_servers.as_ref();
         matches!(host, "" | "unix")
             && servers.is_none_or(|all| number.is_none_or(|number| all.contains(&number)))
-            && (screens.unconfined || guests.x_denied != Some(true))
+            && (screens.settings.unconfined || guests.x_denied != Some(true))
     });
     if !is_there {
         possible.push(X::Closed);

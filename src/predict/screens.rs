@@ -10,8 +10,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::device::id::DeviceId;
 use crate::domain::{
-    Domain, GraphicsSettings, GraphicsType, Listen, Misread, QEMU_NAMESPACE, Reach, VideoSettings,
-    in_qemu,
+    Domain, DomainSettings, GraphicsSettings, GraphicsType, Listen, QEMU_NAMESPACE, Reach,
+    VideoSettings, in_qemu,
 };
 use crate::predict::abilities::Abilities;
 use crate::predict::arguments::{Arguments, Device, Setting};
@@ -87,32 +87,12 @@ pub struct Screens {
     pub without_kvm: bool,
     /// libvirt's refusal of the guest on a host without KVM; `None` if the guest needs no KVM.
     pub refused_without_kvm: Option<String>,
-    /// True if libvirt's AppArmor driver makes no profile for the guest.
-    pub unconfined: bool,
-    /// True if libvirt runs the guest's QEMU as root, because its `<seclabel>` says so.
-    pub as_root: bool,
-    /// True if the guest's memory is a memfd.
-    pub memfd: bool,
     /// The number of `<video>` elements with model `none`.
     pub none_cards: usize,
-    /// The `type` of each character device that needs spice, such as `spicevmc`.
-    pub spice_chardevs: Vec<String>,
-    /// The `type` of each `<audio>`.
-    pub audio: Vec<String>,
-    /// True if there is a `<sound>`.
-    pub sound: bool,
     /// True if there is a `<graphics type='desktop'>`, which QEMU does not have.
     pub desktop: bool,
-    /// The errors that libvirt's parser reports for the devices, with its messages.
-    pub misread: Vec<Misread>,
-    /// The errors that libvirt reports for whole hostdevs, once all devices are parsed.
-    pub unfit: Vec<Misread>,
-    /// True if two hostdevs of any type name the same device of the host.
-    pub has_a_device_twice: bool,
-    /// An alias of the user's that two devices of any kind have.
-    pub alias_twice: Option<String>,
-    /// A PCI address in the guest that two devices of any kind have, in libvirt's form.
-    pub address_twice: Option<String>,
+    /// The settings that libvirt's and QEMU's checks depend on, and that no plan changes.
+    pub settings: DomainSettings,
     /// The user's own arguments for QEMU.
     pub arguments: Arguments,
     /// The cards of the user's own arguments that QEMU creates before all others.
@@ -183,26 +163,16 @@ impl Screens {
             frontends: frontends(domain, abilities),
             without_kvm: domain.virt_type == "qemu",
             refused_without_kvm: refused_without_kvm(domain),
-            unconfined: domain.unconfined,
-            as_root: domain.as_root,
-            memfd: domain.memfd,
             none_cards: domain
                 .videos
                 .iter()
                 .filter(|video| video.model.as_deref() == Some("none"))
                 .count(),
-            spice_chardevs: domain.spice_chardevs.clone(),
-            audio: domain.audio.clone(),
-            sound: domain.sound,
             desktop: domain
                 .graphics
                 .iter()
                 .any(|graphics| graphics.element.attribute("type").as_deref() == Some("desktop")),
-            misread: domain.misread.clone(),
-            unfit: domain.unfit.clone(),
-            has_a_device_twice: domain.has_a_device_twice,
-            alias_twice: domain.alias_twice.clone(),
-            address_twice: domain.address_twice.clone(),
+            settings: domain.settings.clone(),
             arguments: Arguments::read(domain.arguments.iter().map(|a| a.value.as_str())),
             cards_before: Vec::new(),
             cards_after: Vec::new(),

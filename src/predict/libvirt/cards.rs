@@ -134,7 +134,7 @@ pub(super) const VIDEO: [OfCard; 23] = [
         "'blob' support for virtio-gpu devices requires a memfd memory backend",
         |world, card| {
             let is_on = card.settings.blob == Some(Switch::On);
-            if_so(is_virtio(card) && is_on && !world.screens.memfd)
+            if_so(is_virtio(card) && is_on && !world.screens.settings.memfd)
         },
     )
     .since(&[9, 2]),

@@ -172,7 +172,8 @@ pub(super) const PROFILE: [OfGraphics; 1] =
             None => true,
             Some(path) => RESTRICTED.split(' ').any(|start| path.starts_with(start)),
         };
-        let makes_one = world.abilities.guests.apparmor == Some(true) && !world.screens.unconfined;
+        let makes_one =
+            world.abilities.guests.apparmor == Some(true) && !world.screens.settings.unconfined;
         if_so(is_its && refused && makes_one)
     })
     .repairable()];
@@ -295,7 +296,7 @@ pub(super) fn lacks_audio(screens: &Screens) -> bool {
         _ => None,
     };
     let has_one = screens.frontends.iter().filter_map(with_audio).next_back();
-    screens.audio.is_empty() && !screens.frontends.is_empty() && has_one != Some(true)
+    screens.settings.audio.is_empty() && !screens.frontends.is_empty() && has_one != Some(true)
 }
 
 /// Returns a mode that spice's channels ask for, and the connection for it that spice does not have.

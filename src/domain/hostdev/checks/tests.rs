@@ -15,14 +15,15 @@ fn hostdevs_that_libvirt_refuses() {
         for (version, words) in [(&[11, 3][..], new), (&[9, 0], old)] {
             let words = words.replace("VIRT", "kvm");
             let found = with(xml, |domain| {
-                let all = domain.misread.iter().chain(&domain.unfit);
+                let settings = &domain.settings;
+                let all = settings.misread.iter().chain(&settings.unfit);
                 let mut all = all.filter(|error| {
                     let Versions { since, until, .. } = error.versions;
                     since <= version && (until.is_empty() || version < until)
                 });
                 let first = all.next().map(|error| error.message.clone());
                 let twice = "Hostdev already exists in the domain configuration";
-                first.or(domain.has_a_device_twice.then(|| twice.to_owned()))
+                first.or(settings.has_a_device_twice.then(|| twice.to_owned()))
             });
             let is_elsewhere = elsewhere.iter().any(|start| words.starts_with(start));
             let expected = (words != "-" && !is_elsewhere).then_some(words);
