@@ -89,8 +89,7 @@ impl Planner<'_, '_, '_> {
 
     pub(super) fn make(&mut self, arrangement: Arrangement) {
         self.screens = arrangement.screens;
-        let changes = arrangement.changes.into_iter().map(Some);
-        self.changes.extend(changes);
+        self.changes.extend(arrangement.changes);
     }
 
     /// Adds a note about the problem in `now`, the prediction without a change, and what the user

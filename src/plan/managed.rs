@@ -154,7 +154,7 @@ impl Planner<'_, '_, '_> {
 
     fn switch_on_what_is_wanted(&mut self, is_wanted: &dyn Fn(&Hostdev<'_, '_>) -> bool) {
         // If a change of this plan switches a display off, it already gives the reason.
-        let changes = self.changes.iter().flatten();
+        let changes = self.changes.iter();
         let said: HashSet<DeviceId> = changes
             .filter_map(|change| match change.action {
                 Action::Display { device, .. } => Some(device),
@@ -212,7 +212,7 @@ impl Planner<'_, '_, '_> {
         let off = |change: &Change| matches!(change.action, Action::Ramfb { on: false, .. });
         let vgpus = &self.screens.vgpus;
         let has_one = self.has_ramfb_video() || vgpus.iter().any(|vgpu| vgpu.ramfb);
-        if has_one || !self.changes.iter().flatten().any(off) || !self.screens.has_fw_cfg_dma {
+        if has_one || !self.changes.iter().any(off) || !self.screens.has_fw_cfg_dma {
             return;
         }
         if let Some(place) = vgpus.iter().position(|vgpu| vgpu.display && vgpu.is_pci) {
@@ -230,7 +230,7 @@ impl Planner<'_, '_, '_> {
             return;
         };
         let is_dark = self.is_dark(&predict(&self.screens, self.abilities));
-        if !is_dark || !self.changes.iter().flatten().any(off) {
+        if !is_dark || !self.changes.iter().any(off) {
             return;
         }
         self.screens.none_cards -= 1;

@@ -155,18 +155,18 @@ impl Planner<'_, '_, '_> {
                 words::CONSOLE_NEEDS_DMABUF
             );
             let fix = "remove VNC, and use spice with gl that listens on a socket or nowhere";
-            self.note(Level::Warn, about(last), text, &[fix]);
+            self.note(Level::Warn, last.about(), text, &[fix]);
         }
         for danger in &after.dangers {
             if let Some((text, fix)) = danger.fault() {
-                self.note(Level::Warn, about(&danger.screen), text, &[&fix]);
+                self.note(Level::Warn, danger.screen.about(), text, &[&fix]);
             }
         }
         for head in &after.heads {
             if head.shown_by.is_empty() && head.of.device().is_some() {
                 let fix = "add spice with gl that listens on a socket or nowhere";
                 let (about, text) = (
-                    about(&head.of),
+                    head.of.about(),
                     "none of the domain's graphics shows its screen",
                 );
                 self.note_on(Topic::Seen, Level::Warn, about, text, &[fix]);
@@ -245,8 +245,4 @@ impl Planner<'_, '_, '_> {
             self.note(Level::Info, About::Device(vgpu.id), text, &[]);
         }
     }
-}
-
-fn about(head: &HeadOf) -> About {
-    head.device().map_or(About::Domain, About::Device)
 }

@@ -250,6 +250,11 @@ impl HeadOf {
             HeadOf::Card(_) => None,
         }
     }
+
+    /// Returns the picture as the subject of a refusal or a note: a card stands for the domain.
+    pub(crate) fn about(&self) -> About {
+        self.device().map_or(About::Domain, About::Device)
+    }
 }
 
 impl std::fmt::Display for HeadOf {

@@ -23,7 +23,6 @@ pub(super) fn consoles(screens: &Screens, found: &[Found], libvirt: &Libvirt) ->
         Console {
             qxl: is_qxl(card),
             of: HeadOf::Card(model),
-            about: About::Domain,
             gl: card.gl,
             dmabuf: card.dmabuf,
             no_mmap: false,
@@ -36,7 +35,6 @@ pub(super) fn consoles(screens: &Screens, found: &[Found], libvirt: &Libvirt) ->
         .map(console)
         .chain(vgpus.map(|(vgpu, found)| Console {
             of: HeadOf::Device(vgpu.id),
-            about: About::Device(vgpu.id),
             gl: *found == Found::Dmabuf,
             dmabuf: *found == Found::Dmabuf,
             qxl: false,

@@ -59,12 +59,11 @@ impl Screens {
             }
         }
         self.apply_settings(domain, json);
-        let globals = self.arguments.globals();
         let all = Libvirt::possible(abilities);
         for vgpu in &mut self.vgpus {
             let hostdev = &domain.hostdevs[vgpu.place];
             let takes = all.iter().any(|libvirt| libvirt.takes_display(vgpu.id));
-            vgpu.globals = globals(vgpu.driver(takes));
+            vgpu.globals = self.arguments.globals(vgpu.driver(takes));
             // Properties in option syntax have no types.
             if json == Some(false) {
                 vgpu.mistyped.clear();
@@ -75,10 +74,10 @@ impl Screens {
                 DeviceId::Pci(_) => takes && hostdev.display.is_some(),
             };
             if is_said {
-                vgpu.globals.pass_over("display");
+                vgpu.globals.remove("display");
             }
             if takes && hostdev.ramfb == Some(Switch::On) {
-                vgpu.globals.pass_over("ramfb");
+                vgpu.globals.remove("ramfb");
             }
             if let Some(value) = vgpu.said("display").map(str::to_owned) {
                 // With auto, QEMU shows the display if there is one, and starts if there is none.
@@ -194,7 +193,7 @@ impl Screens {
         if self
             .vgpus
             .iter()
-            .any(|vgpu| vgpu.globals.get("x-vga").is_some())
+            .any(|vgpu| vgpu.globals.contains_key("x-vga"))
         {
             self.doubt("-global vfio-pci.x-vga");
         }

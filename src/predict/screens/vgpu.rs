@@ -1,6 +1,7 @@
 //! The vfio devices of a domain, with the settings that QEMU gets for each.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use super::{Here, Known};
 use crate::device::evidence::{Evidence, Method, resolve};
@@ -8,7 +9,6 @@ use crate::device::facts::{Display, DisplayInterface, Facts, Reason};
 use crate::device::id::DeviceId;
 use crate::domain::{Domain, HostdevSettings, Property, Switch};
 use crate::predict::abilities::Abilities;
-use crate::predict::arguments::Globals;
 use crate::predict::properties::mistake;
 use crate::predict::versions::reads_override;
 
@@ -55,7 +55,7 @@ pub struct Vgpu {
     /// The properties that `-set` arguments set and QEMU finds. They overrule `qemu:override`.
     pub set: BTreeMap<String, String>,
     /// The properties that `-global` arguments set. Everything else overrules them.
-    pub globals: Globals,
+    pub globals: BTreeMap<String, Arc<str>>,
     /// The facts that are known about the device, in the state in which QEMU will find it.
     pub known: Known,
     /// The vendor's driver from which libvirt takes the device because of managed='yes', so that
@@ -166,9 +166,8 @@ impl Vgpu {
     pub fn said(&self, property: &str) -> Option<&str> {
         let value = self.set.get(property);
         let value = value.or_else(|| self.properties.get(property));
-        value
-            .or_else(|| self.globals.get(property))
-            .map(String::as_str)
+        let value = value.map(String::as_str);
+        value.or_else(|| self.globals.get(property).map(AsRef::as_ref))
     }
 
     /// Returns QEMU's driver for the device. The attribute `ramfb`, if libvirt passes it on
@@ -248,7 +247,7 @@ pub(super) fn vgpus(
             mistyped: BTreeMap::new(),
             properties,
             set: BTreeMap::new(),
-            globals: Globals::default(),
+            globals: BTreeMap::new(),
             known: known(hostdev.id),
             lost: None,
             rebound: false,
