@@ -66,110 +66,91 @@ pub(crate) fn best(
     wanted: &[DeviceId],
     may_add: bool,
 ) -> Option<Arrangement> {
-    let mut best: Option<(Cost, Vec<Move>, Screens)> = None;
+    let mut best: Option<(Cost, Vec<Action>, Screens)> = None;
     // A user who passes QEMU a display behind libvirt's back has to decide which one is meant.
     if screens.arguments.display.is_some() {
         return None;
     }
-    for moves in ways(&screens.frontends, may_add) {
-        let cost = cost(&screens.frontends, &moves);
+    for way in ways(&screens.frontends, may_add) {
+        let cost = cost(&screens.frontends, &way);
         if best.as_ref().is_some_and(|(least, _, _)| *least <= cost) {
             continue;
         }
-        let then = after(screens, &moves);
+        let then = after(screens, &way);
         if is_good(&predict(&then, abilities), wanted) {
-            best = Some((cost, moves, then));
+            best = Some((cost, way, then));
         }
     }
-    let (_, moves, then) = best?;
+    let (_, way, then) = best?;
     Some(Arrangement {
-        changes: changes(screens, &then, &moves, &predict(screens, abilities)),
+        changes: changes(screens, &then, way, &predict(screens, abilities)),
         screens: then,
     })
 }
 
-/// One change to the frontend with this index, or a new frontend. A `bool` is for OpenGL.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Move {
-    Gl(usize, bool),
-    ListenNone(usize),
-    PeerToPeer(usize),
-    Remove(usize),
-    Add(GraphicsType, bool),
+/// Returns a way with one more action at its end.
+fn and(way: &[Action], more: &Action) -> Vec<Action> {
+    [way, std::slice::from_ref(more)].concat()
 }
 
-impl Move {
-    /// Returns the type of graphics that the move is about.
-    fn kind(self, screens: &Screens) -> GraphicsType {
-        match self {
-            Move::Gl(place, _)
-            | Move::ListenNone(place)
-            | Move::PeerToPeer(place)
-            | Move::Remove(place) => screens.frontends[place].kind,
-            Move::Add(kind, _) => kind,
-        }
-    }
-}
-
-/// Returns a way with more moves at its end.
-fn and(way: &[Move], more: &[Move]) -> Vec<Move> {
-    [way, more].concat()
-}
-
-/// Returns every combination of moves; with `may_add`, also those that add a frontend.
-fn ways(frontends: &[Frontend], may_add: bool) -> Vec<Vec<Move>> {
+/// Returns every combination of actions; with `may_add`, also those that add a frontend.
+fn ways(frontends: &[Frontend], may_add: bool) -> Vec<Vec<Action>> {
     let mut ways = vec![Vec::new()];
-    for (place, frontend) in frontends.iter().enumerate() {
-        let mut options: Vec<Vec<Move>> = vec![Vec::new()];
-        match frontend.kind {
+    for frontend in frontends {
+        let graphics = frontend.kind;
+        let gl = |on| vec![Action::Gl { graphics, on }];
+        let removal = || vec![Action::RemoveGraphics { graphics }];
+        let mut options: Vec<Vec<Action>> = vec![Vec::new()];
+        let with = |options: &mut Vec<Vec<Action>>, action: &Action| {
+            let more: Vec<_> = options.iter().map(|way| and(way, action)).collect();
+            options.extend(more);
+        };
+        match graphics {
             GraphicsType::Spice => {
                 if !frontend.gl {
-                    options.push(vec![Move::Gl(place, true)]);
+                    options.push(gl(true));
                 }
                 if frontend.reach != Reach::Local {
-                    let local = options
-                        .iter()
-                        .map(|way| and(way, &[Move::ListenNone(place)]));
-                    options.extend(Vec::from_iter(local));
+                    with(&mut options, &Action::ListenNone { graphics });
                 }
             }
             GraphicsType::Dbus => {
-                options.push(vec![Move::Gl(place, !frontend.gl)]);
+                options.push(gl(!frontend.gl));
                 if frontend.daemon {
-                    let p2p = options
-                        .iter()
-                        .map(|way| and(way, &[Move::PeerToPeer(place)]));
-                    options.extend(Vec::from_iter(p2p));
+                    with(&mut options, &Action::PeerToPeer);
                 }
-                options.push(vec![Move::Remove(place)]);
+                options.push(removal());
             }
             GraphicsType::Vnc | GraphicsType::Sdl | GraphicsType::EglHeadless => {
-                options.push(vec![Move::Remove(place)]);
+                options.push(removal());
             }
             GraphicsType::Rdp | GraphicsType::Gtk => {}
         }
         ways = ways
             .iter()
-            .flat_map(|way| options.iter().map(move |option| and(way, option)))
+            .flat_map(|way| {
+                options
+                    .iter()
+                    .map(move |option| [&way[..], option].concat())
+            })
             .collect();
     }
     if may_add {
         let has = |kind| frontends.iter().any(|frontend| frontend.kind == kind);
         let additions = [
-            Move::Add(GraphicsType::EglHeadless, true),
-            Move::Add(GraphicsType::Spice, false),
-            Move::Add(GraphicsType::Spice, true),
-            Move::Add(GraphicsType::Vnc, false),
-            Move::Add(GraphicsType::Dbus, true),
+            (GraphicsType::EglHeadless, true),
+            (GraphicsType::Spice, false),
+            (GraphicsType::Spice, true),
+            (GraphicsType::Vnc, false),
+            (GraphicsType::Dbus, true),
         ];
-        let added: Vec<Vec<Move>> = additions
-            .into_iter()
-            .filter(|addition| !matches!(addition, Move::Add(kind, _) if has(*kind)))
-            .flat_map(|addition| {
-                let fits = move |way: &&Vec<Move>| !is_hidden(frontends, way, addition);
-                ways.iter()
-                    .filter(fits)
-                    .map(move |way| and(way, &[addition]))
+        let additions = additions.into_iter().filter(|(kind, _)| !has(*kind));
+        let added: Vec<Vec<Action>> = additions
+            .flat_map(|(graphics, gl)| {
+                let addition = Action::AddGraphics { graphics, gl };
+                let fits = move |way: &&Vec<Action>| !is_hidden(frontends, way, graphics);
+                let ways = ways.iter().filter(fits);
+                ways.map(move |way| and(way, &addition))
             })
             .collect();
         ways.extend(added);
@@ -179,17 +160,18 @@ fn ways(frontends: &[Frontend], may_add: bool) -> Vec<Vec<Move>> {
 
 /// Returns whether the added frontend would hide another one, or be hidden by it: if QEMU gets
 /// several `-display`, only the last one counts.
-fn is_hidden(frontends: &[Frontend], way: &[Move], addition: Move) -> bool {
-    let Move::Add(GraphicsType::Dbus | GraphicsType::EglHeadless, _) = addition else {
-        return false;
-    };
-    frontends.iter().enumerate().any(|(place, frontend)| {
-        let is_local = matches!(
-            frontend.kind,
-            GraphicsType::Sdl | GraphicsType::Dbus | GraphicsType::EglHeadless
-        );
-        is_local && !way.contains(&Move::Remove(place))
-    })
+fn is_hidden(frontends: &[Frontend], way: &[Action], added: GraphicsType) -> bool {
+    let locals = [
+        GraphicsType::Sdl,
+        GraphicsType::Dbus,
+        GraphicsType::EglHeadless,
+    ];
+    let is_local = |kind| locals.contains(&kind);
+    is_local(added)
+        && frontends.iter().any(|frontend| {
+            let graphics = frontend.kind;
+            is_local(graphics) && !way.contains(&Action::RemoveGraphics { graphics })
+        })
 }
 
 /// The cost of a way to show the screens. Less is better, and the first field that differs decides.
@@ -201,171 +183,160 @@ struct Cost {
     moves: usize,
 }
 
-fn cost(frontends: &[Frontend], moves: &[Move]) -> Cost {
-    let count = |test: fn(&Move) -> bool| moves.iter().filter(|action| test(action)).count();
-    let losses = moves
-        .iter()
-        .filter(|action| loss(frontends, **action).is_some());
+fn cost(frontends: &[Frontend], way: &[Action]) -> Cost {
+    let count = |test: &dyn Fn(&Action) -> bool| way.iter().filter(|action| test(action)).count();
     Cost {
-        losses: losses.count(),
-        removed: count(|action| matches!(action, Move::Remove(_))),
-        added: count(|action| matches!(action, Move::Add(..))),
-        moves: moves.len(),
+        losses: count(&|action| loss(frontends, action).is_some()),
+        removed: count(&|action| matches!(action, Action::RemoveGraphics { .. })),
+        added: count(&|action| matches!(action, Action::AddGraphics { .. })),
+        moves: way.len(),
     }
 }
 
-/// Returns what the user loses by a move; `None` if nothing is lost. If Spice stops listening on
+/// Returns what the user loses by an action; `None` if nothing is lost. If Spice stops listening on
 /// loopback, nothing is lost: only this host could see it, and still can.
-fn loss(frontends: &[Frontend], action: Move) -> Option<Consent> {
-    match action {
-        Move::ListenNone(place) if frontends[place].reach == Reach::Remote => Some(Consent::Remote),
-        Move::Remove(place) if frontends[place].kind != GraphicsType::EglHeadless => {
-            Some(Consent::Remote)
-        }
-        _ => None,
-    }
+fn loss(frontends: &[Frontend], action: &Action) -> Option<Consent> {
+    let is_remote = |kind| {
+        let mut remote = frontends.iter().filter(|f| f.reach == Reach::Remote);
+        remote.any(|frontend| frontend.kind == kind)
+    };
+    let is_lost = match action {
+        Action::ListenNone { graphics } => is_remote(*graphics),
+        Action::RemoveGraphics { graphics } => *graphics != GraphicsType::EglHeadless,
+        _ => false,
+    };
+    is_lost.then_some(Consent::Remote)
 }
 
-fn after(screens: &Screens, moves: &[Move]) -> Screens {
+fn after(screens: &Screens, way: &[Action]) -> Screens {
     let mut then = screens.clone();
-    let mut removed = Vec::new();
-    for action in moves {
+    // The user's choice of a render node outlives the graphics for which it was made.
+    let mut chosen = None;
+    for action in way {
         match *action {
-            Move::Gl(place, on) => then.frontends[place].gl = on,
-            Move::ListenNone(place) => {
-                then.frontends[place].reach = Reach::Local;
-                then.frontends[place].listens = false;
-                then.frontends[place].settings = GraphicsSettings::default();
+            Action::RemoveGraphics { graphics } => {
+                let gone = then.frontends.extract_if(.., |f| f.kind == graphics);
+                let node = gone.filter_map(|frontend| frontend.rendernode).next();
+                chosen = chosen.or(node);
             }
-            Move::PeerToPeer(place) => {
-                then.frontends[place].p2p = true;
-                then.frontends[place].daemon = false;
-            }
-            Move::Remove(place) => removed.push(place),
-            Move::Add(kind, gl) => {
-                // The guest must not get a card that it did not have.
-                if then.frontends.is_empty() {
-                    then.video_said = true;
-                }
+            Action::AddGraphics { graphics, gl } => {
                 // Helpers such as qemu-rdp need a dbus display that is on a bus.
                 let on_a_bus = then.frontends.iter().any(|f| f.kind == GraphicsType::Rdp);
                 then.frontends.push(Frontend {
                     place: None,
-                    kind,
+                    kind: graphics,
                     gl,
                     reach: Reach::Local,
-                    listens: kind == GraphicsType::Vnc,
-                    p2p: kind == GraphicsType::Dbus && !on_a_bus,
-                    daemon: kind == GraphicsType::Dbus && on_a_bus,
+                    listens: graphics == GraphicsType::Vnc,
+                    p2p: graphics == GraphicsType::Dbus && !on_a_bus,
+                    daemon: graphics == GraphicsType::Dbus && on_a_bus,
                     rendernode: None,
                     settings: GraphicsSettings {
                         autoport: true,
                         ..GraphicsSettings::default()
                     },
                 });
+                // The guest must not get a card that it did not have.
+                then.video_said |= screens.frontends.is_empty();
             }
+            _ => then.frontends.iter_mut().for_each(|f| alter(f, action)),
         }
     }
-    // The user's choice of a render node outlives the graphics for which it was made.
-    let chosen = removed
-        .iter()
-        .find_map(|place| then.frontends[*place].rendernode.clone());
     for frontend in &mut then.frontends {
         let takes_one = matches!(frontend.kind, GraphicsType::Spice | GraphicsType::Dbus);
         if takes_one && frontend.gl && frontend.rendernode.is_none() {
             frontend.rendernode.clone_from(&chosen);
         }
     }
-    let mut place = 0;
-    then.frontends.retain(|_| {
-        place += 1;
-        !removed.contains(&(place - 1))
-    });
     then.imply();
     then
 }
 
-/// Returns what a move changes, and the reason. `device` is the device whose screen is to be shown.
-/// `refusal` is the refusal of the domain without the move.
-fn change(
-    screens: &Screens,
-    then: &Screens,
-    action: Move,
-    device: &str,
-    refusal: Option<&Refusal>,
-) -> (Action, String) {
-    let kind = action.kind(screens);
-    match action {
-        Move::Gl(_, on) => {
-            let reason = match on {
-                true => format!(
-                    "{device} hands over its screen as a dmabuf, for which QEMU needs OpenGL"
-                ),
-                false => format!("with OpenGL, {kind} allows no other frontend beside itself"),
-            };
-            (Action::Gl { graphics: kind, on }, reason)
+/// Makes the change to a frontend if the action is about it.
+fn alter(frontend: &mut Frontend, action: &Action) {
+    match *action {
+        Action::Gl { graphics, on } if graphics == frontend.kind => frontend.gl = on,
+        Action::ListenNone { graphics } if graphics == frontend.kind => {
+            frontend.reach = Reach::Local;
+            frontend.listens = false;
+            frontend.settings = GraphicsSettings::default();
         }
-        Move::ListenNone(_) if then.frontends.iter().all(|f| f.kind != kind || !f.gl) => {
-            let reason = format!("QEMU can't listen on its port: \"{NO_SPICE_SERVER}\"");
-            (Action::ListenNone { graphics: kind }, reason)
+        Action::PeerToPeer if frontend.kind == GraphicsType::Dbus => {
+            frontend.p2p = true;
+            frontend.daemon = false;
         }
-        Move::ListenNone(place) => {
-            let reason = match screens.frontends[place].reach {
-                Reach::Remote => {
-                    "this QEMU has spice with OpenGL on this host only; it could be reached over the network, and you agreed to lose that"
-                }
-                _ => {
-                    "this QEMU has spice with OpenGL on this host only; it listened on loopback, so viewers on this host still see it (virt-viewer --attach, virt-manager); a virt-manager on another machine, which came over ssh, does not"
-                }
-            };
-            (Action::ListenNone { graphics: kind }, reason.to_owned())
-        }
-        Move::PeerToPeer(_) => (
-            Action::PeerToPeer,
-            "AppArmor keeps libvirt from starting a dbus-daemon for the guest, and p2p needs none"
-                .into(),
-        ),
-        Move::Remove(_) => {
-            let reason = match kind {
-                GraphicsType::EglHeadless if then.frontends.iter().any(|f| f.gl) => {
-                    "other graphics of the domain have OpenGL, and QEMU allows only one of these"
-                        .into()
-                }
-                GraphicsType::EglHeadless => {
-                    "this QEMU has no egl-headless, and no screen needs it".into()
-                }
-                _ => format!(
-                    "{kind} can't show the screen of {device}: QEMU would refuse to start, or exit when a viewer switches to it"
-                ),
-            };
-            (Action::RemoveGraphics { graphics: kind }, reason)
-        }
-        Move::Add(_, gl) => {
-            let reason = match kind {
-                GraphicsType::EglHeadless => format!(
-                    "{device} hands over its screen as a dmabuf; egl-headless gives the other graphics OpenGL"
-                ),
-                _ if gl => format!(
-                    "{device} hands over its screen as a dmabuf, and {kind} with OpenGL can show it"
-                ),
-                _ => match refusal {
-                    Some(refusal) => format!(
-                        "without it, {} refuses the domain: \"{}\"",
-                        refusal.by().word(),
-                        refusal.message
-                    ),
-                    None => format!("nothing else would show the screen of {device}"),
-                },
-            };
-            (Action::AddGraphics { graphics: kind, gl }, reason)
-        }
+        _ => {}
     }
 }
 
-/// Returns the changes that the moves make, with their reasons. `now` is the prediction without the
-/// moves.
-fn changes(screens: &Screens, then: &Screens, moves: &[Move], now: &Prediction) -> Vec<Change> {
-    // A refusal that is about a device is not the reason for a move.
+/// Returns the reason for an action. `device` is the device whose screen is to be shown. `refusal`
+/// is the refusal of the domain without the action.
+fn reason(
+    screens: &Screens,
+    then: &Screens,
+    action: &Action,
+    device: &str,
+    refusal: Option<&Refusal>,
+) -> String {
+    match action {
+        Action::Gl { on: true, .. } => {
+            format!("{device} hands over its screen as a dmabuf, for which QEMU needs OpenGL")
+        }
+        Action::Gl { graphics, .. } => {
+            format!("with OpenGL, {graphics} allows no other frontend beside itself")
+        }
+        Action::ListenNone { graphics }
+            if then.frontends.iter().all(|f| f.kind != *graphics || !f.gl) =>
+        {
+            format!("QEMU can't listen on its port: \"{NO_SPICE_SERVER}\"")
+        }
+        Action::ListenNone { .. } => match loss(&screens.frontends, action) {
+            Some(_) => {
+                "this QEMU has spice with OpenGL on this host only; it could be reached over the network, and you agreed to lose that"
+            }
+            None => {
+                "this QEMU has spice with OpenGL on this host only; it listened on loopback, so viewers on this host still see it (virt-viewer --attach, virt-manager); a virt-manager on another machine, which came over ssh, does not"
+            }
+        }
+        .into(),
+        Action::PeerToPeer => {
+            "AppArmor keeps libvirt from starting a dbus-daemon for the guest, and p2p needs none"
+                .into()
+        }
+        Action::RemoveGraphics {
+            graphics: GraphicsType::EglHeadless,
+        } if then.frontends.iter().any(|f| f.gl) => {
+            "other graphics of the domain have OpenGL, and QEMU allows only one of these".into()
+        }
+        Action::RemoveGraphics {
+            graphics: GraphicsType::EglHeadless,
+        } => "this QEMU has no egl-headless, and no screen needs it".into(),
+        Action::RemoveGraphics { graphics } => format!(
+            "{graphics} can't show the screen of {device}: QEMU would refuse to start, or exit when a viewer switches to it"
+        ),
+        Action::AddGraphics {
+            graphics: GraphicsType::EglHeadless,
+            ..
+        } => format!(
+            "{device} hands over its screen as a dmabuf; egl-headless gives the other graphics OpenGL"
+        ),
+        Action::AddGraphics { graphics, gl: true } => format!(
+            "{device} hands over its screen as a dmabuf, and {graphics} with OpenGL can show it"
+        ),
+        _ => match refusal {
+            Some(refusal) => format!(
+                "without it, {} refuses the domain: \"{}\"",
+                refusal.by().word(),
+                refusal.message
+            ),
+            None => format!("nothing else would show the screen of {device}"),
+        },
+    }
+}
+
+/// Returns the changes of a way, with their reasons. `now` is the prediction without the changes.
+fn changes(screens: &Screens, then: &Screens, way: Vec<Action>, now: &Prediction) -> Vec<Change> {
+    // A refusal that is about a device is not the reason for a change.
     let refusal = now
         .refusal()
         .filter(|refusal| !matches!(refusal.about, About::Device(_)));
@@ -376,12 +347,11 @@ fn changes(screens: &Screens, then: &Screens, moves: &[Move], now: &Prediction) 
     let device = dmabuf.or(screens.vgpus.first()).map(|vgpu| vgpu.id);
     let device = device.map(|id| id.to_string()).unwrap_or_default();
     let mut changes = Vec::new();
-    for action in moves {
-        let (made, reason) = change(screens, then, *action, &device, refusal);
+    for action in way {
         changes.push(Change {
-            action: made,
-            reason,
-            consent: loss(&screens.frontends, *action),
+            reason: reason(screens, then, &action, &device, refusal),
+            consent: loss(&screens.frontends, &action),
+            action,
         });
     }
     for frontend in &then.frontends {
