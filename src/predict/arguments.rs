@@ -147,6 +147,25 @@ const WITH_A_VALUE: [&str; 8] = [
     "-vnc",
 ];
 
+/// Splits the user's words into options, as QEMU does. Returns the place of each option among the
+/// words, the option with one dash, and its value.
+pub(crate) fn options<'v>(
+    words: impl IntoIterator<Item = &'v str>,
+) -> impl Iterator<Item = (usize, &'v str, Option<&'v str>)> {
+    let mut words = words.into_iter().enumerate().peekable();
+    std::iter::from_fn(move || {
+        let (place, word) = words.next()?;
+        let option = word.strip_prefix('-').filter(|w| w.starts_with('-'));
+        let option = option.unwrap_or(word);
+        let takes = !is_in(SWITCHES, option)
+            && !matches!(option, "-nographic" | "-sdl" | "-curses")
+            && option.starts_with('-');
+        let is_value = |next: &str| WITH_A_VALUE.contains(&option) || !next.starts_with('-');
+        let value = words.next_if(|(_, next)| takes && is_value(next));
+        Some((place, option, value.map(|(_, value)| value)))
+    })
+}
+
 impl Arguments {
     /// Reads the arguments.
     pub fn read<'v>(values: impl IntoIterator<Item = &'v str>) -> Self {
@@ -155,15 +174,7 @@ impl Arguments {
         // The devices that a -set finds, by id: those in option syntax that come before it.
         let mut own: BTreeMap<String, usize> = BTreeMap::new();
         let mut display_unread = None;
-        let mut words = values.into_iter().peekable();
-        while let Some(word) = words.next() {
-            let option = word.strip_prefix('-').filter(|w| w.starts_with('-'));
-            let option = option.unwrap_or(word);
-            let takes = !is_in(SWITCHES, option)
-                && !matches!(option, "-nographic" | "-sdl" | "-curses")
-                && option.starts_with('-');
-            let is_value = |next: &&str| WITH_A_VALUE.contains(&option) || !next.starts_with('-');
-            let value = words.next_if(|next| takes && is_value(next));
+        for (_, option, value) in options(values) {
             match (option, value) {
                 ("-display", Some(value)) => match local(value) {
                     Some(Ok(display)) => {
