@@ -137,19 +137,7 @@ impl Names {
     /// Returns a fix as a command that the user can type.
     pub(crate) fn command(&self, fix: &Fix) -> String {
         match (self.file(), fix) {
-            (
-                Some(path),
-                Fix::Command {
-                    verb: "fixup",
-                    options,
-                    reason,
-                },
-            ) => {
-                // The file itself stays as it is.
-                let options = format!("{options} > NEW.xml").trim_start().to_owned();
-                Fix::fixup(options, reason).of_file(path)
-            }
-            (Some(path), Fix::Command { verb: "check", .. }) => fix.of_file(path),
+            (Some(path), Fix::Command { verb, .. }) if *verb != "policy" => fix.of_file(path),
             _ => {
                 let by_hand = fix.by_hand(&self.edit());
                 by_hand.unwrap_or_else(|| fix.of_domain(&self.operand()))
