@@ -17,6 +17,7 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use crate::device::id::DeviceId;
+use crate::device::version::Version;
 use crate::xml::{Document, Element, XmlError};
 
 use graphics::graphics;
@@ -416,12 +417,12 @@ pub struct Misread {
     pub versions: Versions,
 }
 
-/// The versions of libvirt that have a check.
+/// The versions of libvirt that have a check, or those of QEMU that have a fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Versions {
-    /// The first version with the check; empty: every version.
+    /// The first version that has it; empty: every version.
     pub since: &'static [u32],
-    /// The first version without it; empty: none.
+    /// The first version that no longer has it; empty: none.
     pub until: &'static [u32],
     /// True if every version refuses the same, and some in other words or at another stage.
     pub always: bool,
@@ -434,6 +435,11 @@ impl Versions {
         until: &[],
         always: true,
     };
+
+    /// Returns whether a version is one of these.
+    pub(crate) fn contains(&self, version: &Version) -> bool {
+        version.is_from(self.since) && (self.until.is_empty() || !version.is_from(self.until))
+    }
 }
 
 impl From<String> for Misread {

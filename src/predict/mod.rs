@@ -29,6 +29,7 @@ use std::collections::HashSet;
 use serde::{Serialize, Serializer};
 
 use crate::device::id::{DeviceId, serialize_as_text};
+use crate::device::version::Version;
 use crate::domain::GraphicsType;
 use crate::predict::abilities::Abilities;
 use crate::predict::qemu::X;
@@ -318,9 +319,9 @@ impl Danger {
                 "ends when the guest is reset, if spice has OpenGL and was built before spice-server 0.15.3",
             ),
         };
-        let fixed = fault.mended.since();
+        let [since, fixed] = [fault.since, fault.until].map(Version::of);
         Some((
-            format!("QEMU {} before {fixed} {what}", fault.since.since()),
+            format!("QEMU {since} before {fixed} {what}"),
             format!("QEMU {fixed} or later"),
         ))
     }

@@ -72,24 +72,12 @@ impl Change {
     }
 }
 
-/// A fault of QEMU's.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Fault {
-    /// The change that brought the fault.
-    pub since: Change,
-    /// The change that mended it.
-    pub mended: Change,
-}
-
-impl Fault {
-    const fn new(since: &'static [u32], mended: &'static [u32]) -> Self {
-        let (since, mended) = (Change(since), Change(mended));
-        Fault { since, mended }
-    }
-
-    /// Returns whether a version has the fault.
-    pub(crate) fn is_in(&self, version: &Version) -> bool {
-        self.since.is_in(version) && !self.mended.is_in(version)
+/// Returns the versions of QEMU that have a fault.
+const fn fault(since: &'static [u32], until: &'static [u32]) -> Versions {
+    Versions {
+        since,
+        until,
+        always: false,
     }
 }
 
@@ -110,7 +98,7 @@ pub(crate) const OPREGION_BY_DEFAULT: Change = Change(&[10, 1]);
 
 /// QEMU looks up a region beyond a device's last one out of bounds when the screen is first drawn:
 /// 95cdb024515b (10.1.0) to ecbe424a63c9 (10.2.0 and 10.1.3).
-pub(crate) const REGION_FAULT: Fault = Fault::new(&[10, 1], &[10, 1, 3]);
+pub(crate) const REGION_FAULT: Versions = fault(&[10, 1], &[10, 1, 3]);
 
 /// sdl can show a dmabuf (52053b7e0a0e), but only where it draws with EGL. QEMU 10.2.2 can't and
 /// 11.1.3 can; 11.0 was not read.
@@ -128,11 +116,11 @@ pub(crate) const BLOB_WITH_VIRGL: Change = Change(&[9, 2]);
 
 /// A dmabuf has no size, so a screen that ramfb has shown stays black: QEMU 8.1.0, 9ac06df8b6, to
 /// 8.2.0 and 8.1.2, 931150e56b.
-pub(crate) const DMABUF_WITHOUT_SIZE: Fault = Fault::new(&[8, 1], &[8, 1, 2]);
+pub(crate) const DMABUF_WITHOUT_SIZE: Versions = fault(&[8, 1], &[8, 1, 2]);
 
 /// Spice with OpenGL ends QEMU when a guest's screen goes off, as at its reset, if QEMU was built
 /// with spice-server before 0.15.3: QEMU 10.1.0, 98a050ca93, to 10.2.0 and 10.1.1, 62fd247a24.
-pub(crate) const RESET_ENDS_GUEST: Fault = Fault::new(&[10, 1], &[10, 1, 1]);
+pub(crate) const RESET_ENDS_GUEST: Versions = fault(&[10, 1], &[10, 1, 1]);
 
 /// libvirt lets qemu-vnc serve VNC from a dbus display that is on a bus (12.5.0, with QEMU 11.1;
 /// NEWS): QEMU then gets no `-vnc` at all.
@@ -227,8 +215,8 @@ impl Qemu {
 
     /// Returns whether this QEMU certainly has a fault. Few versions have one, so it does not count
     /// if the version is not known.
-    pub(crate) fn has_fault(&self, fault: Fault) -> bool {
-        self.is_known && fault.is_in(&self.version)
+    pub(crate) fn has_fault(&self, fault: Versions) -> bool {
+        self.is_known && fault.contains(&self.version)
     }
 
     /// Returns QEMU's message if it refuses a device without the requested OpRegion; `None` if it
@@ -310,8 +298,8 @@ impl Libvirt {
     }
 
     /// Returns whether this libvirt has the check that these versions have.
-    pub(crate) fn has_check(&self, Versions { since, until, .. }: Versions) -> bool {
-        self.version.is_from(since) && (until.is_empty() || !self.version.is_from(until))
+    pub(crate) fn has_check(&self, versions: Versions) -> bool {
+        versions.contains(&self.version)
     }
 
     /// Returns whether libvirt passes on `display` and `ramfb` of a device to QEMU.
