@@ -55,11 +55,11 @@ pub(crate) fn is_good(prediction: &Prediction, wanted: &[DeviceId]) -> bool {
         && !prediction.dangers.iter().any(ends)
 }
 
-/// Returns the best way to show the screens of the wanted devices, or `None` if no way is known. Returns a way
-/// that loses something only if no other way helps.
+/// Returns the best way to show the screens of the wanted devices, or `None` if no way is known.
+/// Returns a way that loses something only if no other way helps.
 ///
-/// The function tries all ways. There are few as long as each type of graphics occurs once
-/// ([`Screens::is_ambiguous`]).
+/// The function tries all ways. There are few as long as each type of graphics occurs once, as in
+/// every domain that a plan may change.
 pub(crate) fn best(
     screens: &Screens,
     abilities: &Abilities,
@@ -180,7 +180,7 @@ struct Cost {
     losses: usize,
     removed: usize,
     added: usize,
-    moves: usize,
+    changes: usize,
 }
 
 fn cost(frontends: &[Frontend], way: &[Action]) -> Cost {
@@ -189,7 +189,7 @@ fn cost(frontends: &[Frontend], way: &[Action]) -> Cost {
         losses: count(&|action| loss(frontends, action).is_some()),
         removed: count(&|action| matches!(action, Action::RemoveGraphics { .. })),
         added: count(&|action| matches!(action, Action::AddGraphics { .. })),
-        moves: way.len(),
+        changes: way.len(),
     }
 }
 

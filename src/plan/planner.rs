@@ -127,9 +127,9 @@ impl<'p, 'd, 'a> Planner<'p, 'd, 'a> {
     ) -> Plan {
         let screens = self.before;
         let before = predict(screens, self.abilities);
-        // If a device or a type of graphics occurs twice, only the owner knows which is meant.
+        // If a device or a type of graphics occurs twice, for example, only the owner knows which
+        // is meant.
         let is_clear = !screens.vgpus.is_empty()
-            && !screens.is_ambiguous()
             && !libvirt::is_beyond_repair(screens, self.abilities)
             // If managed='yes' takes a vGPU away, the owner has to decide.
             && screens.vgpus.iter().all(|vgpu| vgpu.lost.is_none());

@@ -217,13 +217,6 @@ impl Screens {
         vgpus.find(|vgpu| self.without_kvm && vgpu.known.finding.facts.kvm)
     }
 
-    /// Returns whether a device or a type of graphics occurs twice. libvirt refuses that, and only
-    /// the owner knows which of the two is meant.
-    pub fn is_ambiguous(&self) -> bool {
-        let kinds: BTreeSet<GraphicsType> = self.frontends.iter().map(|f| f.kind).collect();
-        self.twice().is_some() || kinds.len() < self.frontends.len()
-    }
-
     /// Returns the vfio devices in the user's own arguments.
     pub(crate) fn own_vfio(&self) -> impl Iterator<Item = &Device> {
         self.arguments

@@ -41,7 +41,7 @@ impl Shape {
         let is_unread = has("commandline")
             || has("capabilities")
             || domain.graphics.iter().any(|one| one.kind.is_none())
-            || screens.is_ambiguous()
+            || screens.settings.has_a_device_twice
             || screens.lacks_kvm().is_some();
         if is_unread {
             return None;
