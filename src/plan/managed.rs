@@ -9,7 +9,7 @@ use crate::device::id::DeviceId;
 use crate::domain::policy::{Policy, Unknown};
 use crate::domain::{Domain, Hostdev, Video};
 use crate::plan::planner::{Planner, how_known};
-use crate::plan::{Action, Change, Level, Plan, Topic};
+use crate::plan::{Action, Change, Level, Plan};
 use crate::predict::abilities::Abilities;
 use crate::predict::screens::{Card, Screens, Vgpu};
 use crate::predict::versions::PCI_DISPLAY;
@@ -255,20 +255,7 @@ impl Planner<'_, '_, '_> {
             (vgpu.display && vgpu.is_pci).then(|| (Level::Warn, text, fix.into()))
         });
         self.no_screen(after);
-        let (level, what, refusal) = match after.outcome.refused() {
-            None => return,
-            Some((refusal, None)) => (Level::Fail, "will", refusal),
-            Some((refusal, Some(_))) => (Level::Warn, "may", refusal),
-        };
-        // A note about the device has already said what is unknown.
-        if level == Level::Fail || self.notes.iter().all(|note| note.level < Level::Warn) {
-            let text = format!(
-                "{} {what} refuse to start the domain: \"{}\"",
-                refusal.by().word(),
-                refusal.message
-            );
-            self.note_on(Topic::Start, level, refusal.about, text, &[]);
-        }
+        self.how_it_ends(after);
     }
 }
 

@@ -68,7 +68,7 @@ impl Planner<'_, '_, '_> {
     }
 
     /// Adds a note if the start is refused or in doubt, unless a step has added one.
-    fn how_it_ends(&mut self, after: &Prediction) {
+    pub(super) fn how_it_ends(&mut self, after: &Prediction) {
         let said = |level| self.notes.iter().any(|note| note.level >= level);
         match &after.outcome {
             Outcome::No(refusal)
