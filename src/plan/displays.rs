@@ -5,7 +5,7 @@ use crate::device::id::DeviceId;
 use crate::domain::policy::{Displays, Unknown};
 use crate::plan::arrangements;
 use crate::plan::planner::{Planner, display_words, how_known};
-use crate::plan::{Fix, Level, Topic};
+use crate::plan::{Fix, Level, Note, Topic};
 use crate::predict::screens::{Found, Screens};
 use crate::predict::versions::PCI_DISPLAY;
 use crate::predict::{About, Danger, Prediction, predict, words};
@@ -149,9 +149,8 @@ impl Planner<'_, '_, '_> {
         }
     }
 
-    fn off(&mut self, id: DeviceId, text: String, fixes: Vec<Fix>) {
-        let about = About::Device(id);
-        self.note_with(Topic::Off, Level::Info, about, text, fixes, None);
+    fn off(&mut self, id: DeviceId, text: String, fixes: Vec<Fix>) -> &mut Note {
+        self.note_on(Topic::Off, Level::Info, About::Device(id), text, fixes)
     }
 
     /// Returns the screens with one more display, and the prediction for them.
@@ -208,9 +207,7 @@ impl Planner<'_, '_, '_> {
                     "it has a display ({words}); to show it, a way to see the screen would be lost"
                 );
                 let fixes = vec![Fix::consent(&arrangement.losses())];
-                let consent = arrangement.loses().into_iter().next();
-                let about = About::Device(id);
-                self.note_with(Topic::Off, Level::Info, about, text, fixes, consent);
+                self.off(id, text, fixes).consent = arrangement.loses().into_iter().next();
             }
             None => {
                 let text = format!(

@@ -28,8 +28,9 @@ impl Planner<'_, '_, '_> {
         let about = About::Device(vgpu.id);
         if !self.policy.consent.contains(&Consent::Video) {
             let text = "the policy asks for the vGPU to be the only screen; the guest would lose its emulated video card";
-            let (fixes, consent) = (vec![Fix::consent("video")], Some(Consent::Video));
-            self.note_with(Topic::Other, Level::Info, about, text, fixes, consent);
+            let fixes = [Fix::consent("video")];
+            let note = self.note_on(Topic::Other, Level::Info, about, text, fixes);
+            note.consent = Some(Consent::Video);
             return;
         }
         let mut without = self.screens.clone();
@@ -42,8 +43,8 @@ impl Planner<'_, '_, '_> {
                 .is_some_and(|arrangement| arrangement.is_allowed(consent));
         if !helps {
             let text = "the policy asks for the vGPU to be the only screen; without the emulated card the domain would not start, or no graphics would show that screen";
-            let fixes = vec![Fix::consent("all")];
-            self.note_with(Topic::Other, Level::Warn, about, text, fixes, None);
+            let fixes = [Fix::consent("all")];
+            self.note_on(Topic::Other, Level::Warn, about, text, fixes);
             return;
         }
         let reason = format!(
@@ -106,7 +107,7 @@ impl Planner<'_, '_, '_> {
             _ => Topic::Start,
         };
         let consent = found.and_then(|arrangement| arrangement.loses().into_iter().next());
-        self.note_with(topic, level, about, text, fixes, consent);
+        self.note_on(topic, level, about, text, fixes).consent = consent;
     }
 
     /// Returns the note's severity, its subject and its text; `None` if the domain starts and no

@@ -219,7 +219,7 @@ impl<'p, 'd, 'a> Planner<'p, 'd, 'a> {
         text: impl Into<String>,
         fixes: &[&str],
     ) {
-        self.note_on(Topic::Other, level, about, text, fixes);
+        self.note_on(Topic::Other, level, about, text, fixes.iter().copied());
     }
 
     pub(super) fn note_on(
@@ -228,27 +228,13 @@ impl<'p, 'd, 'a> Planner<'p, 'd, 'a> {
         level: Level,
         about: About,
         text: impl Into<String>,
-        fixes: &[&str],
-    ) {
-        let fixes = fixes.iter().map(|fix| Fix::from(*fix)).collect();
-        self.note_with(topic, level, about, text, fixes, None);
-    }
-
-    pub(super) fn note_with(
-        &mut self,
-        topic: Topic,
-        level: Level,
-        about: About,
-        text: impl Into<String>,
-        fixes: Vec<Fix>,
-        consent: Option<Consent>,
-    ) {
-        self.notes.push(Note {
+        fixes: impl IntoIterator<Item: Into<Fix>>,
+    ) -> &mut Note {
+        self.notes.push_mut(Note {
             topic,
-            fixes,
-            consent,
+            fixes: fixes.into_iter().map(Into::into).collect(),
             ..Note::new(level, about, text)
-        });
+        })
     }
 
     /// Sets a property of the vGPU at `place` in `qemu:override`.

@@ -87,12 +87,12 @@ impl Planner<'_, '_, '_> {
                     );
                 }
                 let text = refusal.will();
-                self.note_on(Topic::Start, Level::Fail, refusal.about, text, &fixes);
+                self.note_on(Topic::Start, Level::Fail, refusal.about, text, fixes);
             }
             Outcome::Doubt { refusal, because } if !said(Level::Warn) => {
                 let fixes = Vec::from_iter(fix_of(refusal));
                 let text = refusal.may(because);
-                self.note_on(Topic::Start, Level::Warn, refusal.about, text, &fixes);
+                self.note_on(Topic::Start, Level::Warn, refusal.about, text, fixes);
             }
             _ => {}
         }
@@ -169,7 +169,7 @@ impl Planner<'_, '_, '_> {
                     head.of.about(),
                     "none of the domain's graphics shows its screen",
                 );
-                self.note_on(Topic::Seen, Level::Warn, about, text, &[fix]);
+                self.note_on(Topic::Seen, Level::Warn, about, text, [fix]);
             }
         }
         let ramfb = self.screens.vgpus.iter().any(|vgpu| vgpu.ramfb);
