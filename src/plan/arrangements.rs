@@ -25,23 +25,14 @@ pub(crate) struct Arrangement {
 }
 
 impl Arrangement {
-    /// Returns what the user loses by these changes.
-    pub(crate) fn loses(&self) -> BTreeSet<Consent> {
-        self.changes
-            .iter()
-            .filter_map(|change| change.consent)
-            .collect()
+    /// Returns what the user loses by these changes; `None` if nothing is lost.
+    pub(crate) fn loss(&self) -> Option<Consent> {
+        self.changes.iter().find_map(|change| change.consent)
     }
 
-    /// Returns what the user loses, as `--consent` accepts it: `remote,video`.
-    pub(crate) fn losses(&self) -> String {
-        let losses: Vec<String> = self.loses().iter().map(ToString::to_string).collect();
-        losses.join(",")
-    }
-
-    /// Returns whether the user has agreed to all losses.
+    /// Returns whether the user has agreed to the loss.
     pub(crate) fn is_allowed(&self, consent: &BTreeSet<Consent>) -> bool {
-        self.loses().is_subset(consent)
+        self.loss().is_none_or(|loss| consent.contains(&loss))
     }
 }
 

@@ -206,8 +206,9 @@ impl Planner<'_, '_, '_> {
                 let text = format!(
                     "it has a display ({words}); to show it, a way to see the screen would be lost"
                 );
-                let fixes = vec![Fix::consent(&arrangement.losses())];
-                self.off(id, text, fixes).consent = arrangement.loses().into_iter().next();
+                let loss = arrangement.loss();
+                let fix = loss.map(|loss| Fix::consent(&loss.to_string()));
+                self.off(id, text, Vec::from_iter(fix)).consent = loss;
             }
             None => {
                 let text = format!(

@@ -52,7 +52,7 @@ impl Planner<'_, '_, '_> {
             vgpu.id
         );
         self.screens = without;
-        self.consented(Action::VideoNone, reason, Some(Consent::Video));
+        self.change(Action::VideoNone, reason).consent = Some(Consent::Video);
     }
 
     /// Arranges the graphics so that they show each display that is on, or notes why not.
@@ -106,7 +106,7 @@ impl Planner<'_, '_, '_> {
             Outcome::Yes => Topic::Seen,
             _ => Topic::Start,
         };
-        let consent = found.and_then(|arrangement| arrangement.loses().into_iter().next());
+        let consent = found.and_then(Arrangement::loss);
         self.note_on(topic, level, about, text, fixes).consent = consent;
     }
 
@@ -253,9 +253,9 @@ fn by_fixup(arrangement: &Arrangement) -> Fix {
         .iter()
         .map(|change| words(&change.action))
         .collect();
-    let options = match arrangement.losses() {
-        losses if losses.is_empty() => "--policy full".to_owned(),
-        losses => format!("--consent {losses}"),
+    let options = match arrangement.loss() {
+        None => "--policy full".to_owned(),
+        Some(loss) => format!("--consent {loss}"),
     };
     let what = what.join(", ");
     Fix::fixup(

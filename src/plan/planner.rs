@@ -5,7 +5,7 @@
 use std::collections::{HashMap, HashSet};
 
 use crate::device::id::DeviceId;
-use crate::domain::policy::{Consent, Displays, Policy};
+use crate::domain::policy::{Displays, Policy};
 use crate::domain::{Domain, Hostdev};
 use crate::plan::{Action, Change, Fix, Level, Note, Plan, Topic};
 use crate::predict::abilities::Abilities;
@@ -195,21 +195,12 @@ impl<'p, 'd, 'a> Planner<'p, 'd, 'a> {
         &self.domain.hostdevs[vgpu.place]
     }
 
-    pub(super) fn change(&mut self, action: Action, reason: impl Into<String>) {
-        self.consented(action, reason, None);
-    }
-
-    pub(super) fn consented(
-        &mut self,
-        action: Action,
-        reason: impl Into<String>,
-        consent: Option<Consent>,
-    ) {
-        self.changes.push(Change {
+    pub(super) fn change(&mut self, action: Action, reason: impl Into<String>) -> &mut Change {
+        self.changes.push_mut(Change {
             action,
             reason: reason.into(),
-            consent,
-        });
+            consent: None,
+        })
     }
 
     pub(super) fn note(
