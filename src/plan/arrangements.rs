@@ -107,7 +107,7 @@ fn ways(frontends: &[Frontend], may_add: bool) -> Vec<Vec<Action>> {
             }
             GraphicsType::Dbus => {
                 options.push(gl(!frontend.gl));
-                if frontend.daemon {
+                if frontend.has_daemon() {
                     with(&mut options, &Action::PeerToPeer);
                 }
                 options.push(removal());
@@ -220,7 +220,6 @@ fn after(screens: &Screens, way: &[Action]) -> Screens {
                     reach: Reach::Local,
                     listens: graphics == GraphicsType::Vnc,
                     p2p: graphics == GraphicsType::Dbus && !on_a_bus,
-                    daemon: graphics == GraphicsType::Dbus && on_a_bus,
                     rendernode: None,
                     settings: GraphicsSettings {
                         autoport: true,
@@ -252,10 +251,7 @@ fn alter(frontend: &mut Frontend, action: &Action) {
             frontend.listens = false;
             frontend.settings = GraphicsSettings::default();
         }
-        Action::PeerToPeer if frontend.kind == GraphicsType::Dbus => {
-            frontend.p2p = true;
-            frontend.daemon = false;
-        }
+        Action::PeerToPeer if frontend.kind == GraphicsType::Dbus => frontend.p2p = true,
         _ => {}
     }
 }

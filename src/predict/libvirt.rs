@@ -14,7 +14,7 @@ use crate::device::facts::{Display, Reason};
 use crate::device::id::DeviceId;
 use crate::domain::{GraphicsType, Misread};
 use crate::predict::abilities::Abilities;
-use crate::predict::screens::{Here, Screens, Vgpu};
+use crate::predict::screens::{Frontend, Here, Screens, Vgpu};
 use crate::predict::versions::Libvirt;
 use crate::predict::{About, Refusal, Stage};
 
@@ -228,7 +228,7 @@ pub(super) fn tls(abilities: &Abilities, screens: &Screens) -> Vec<bool> {
 /// 9.0 on Linux 7.2 and may not with 12.8 (measured).
 pub(super) fn daemon_denied(abilities: &Abilities, screens: &Screens) -> Vec<bool> {
     let is_denied = abilities.guests.dbus_daemon_denied == Some(true);
-    match is_denied && screens.frontends.iter().any(|f| f.daemon) {
+    match is_denied && screens.frontends.iter().any(Frontend::has_daemon) {
         true if screens.settings.unconfined => vec![true, false],
         is_denied => vec![is_denied],
     }

@@ -24,7 +24,8 @@ pub(super) fn consoles(screens: &Screens, found: &[Found], libvirt: &Libvirt) ->
             qxl: is_qxl(card),
             of: HeadOf::Card(model),
             gl: card.gl,
-            dmabuf: card.dmabuf,
+            // blob does not count.
+            dmabuf: card.settings.vhost_user,
             no_mmap: false,
         }
     };

@@ -33,9 +33,6 @@ pub struct Card {
     pub model: Option<String>,
     /// True if the card renders with the host's OpenGL (virtio with accel3d).
     pub gl: bool,
-    /// True if the card hands over dmabufs (virtio served by vhost-user-gpu; `blob` does not
-    /// count).
-    pub dmabuf: bool,
     /// The settings that libvirt's checks depend on.
     pub settings: VideoSettings,
 }
@@ -56,9 +53,6 @@ pub struct Frontend {
     pub listens: bool,
     /// For dbus: true if the display is peer to peer, and not on a bus.
     pub p2p: bool,
-    /// For dbus: true if libvirt starts a dbus-daemon for the display, because it is neither peer
-    /// to peer nor on a bus that has an address.
-    pub daemon: bool,
     /// The path of the frontend's render node; `None` if nobody has chosen one.
     pub rendernode: Option<String>,
     /// The settings that libvirt's checks depend on.
@@ -115,6 +109,12 @@ pub struct Screens {
 }
 
 impl Frontend {
+    /// Returns whether libvirt starts a dbus-daemon for the display: one of type dbus that is
+    /// neither peer to peer nor on a bus that has an address.
+    pub(crate) fn has_daemon(&self) -> bool {
+        self.kind == GraphicsType::Dbus && !self.p2p && !self.settings.has_address
+    }
+
     /// Returns whether libvirt gives QEMU a render node for the frontend.
     pub(crate) fn renders(&self) -> bool {
         match self.kind {
@@ -285,7 +285,6 @@ fn cards(domain: &Domain<'_, '_>) -> Vec<Card> {
             gl: video.settings.accel3d
                 && !video.settings.vhost_user
                 && video.model.as_deref() == Some("virtio"),
-            dmabuf: video.settings.vhost_user,
             settings: video.settings.clone(),
         };
         if video.settings.primary {
@@ -313,9 +312,6 @@ fn frontends(domain: &Domain<'_, '_>, abilities: &Abilities) -> Vec<Frontend> {
                 reach: graphics.listen.reach(abilities.listen_default(kind)),
                 listens: graphics.listen != Listen::None,
                 p2p: graphics.p2p,
-                daemon: kind == GraphicsType::Dbus
-                    && !graphics.p2p
-                    && graphics.element.attribute("address").is_none(),
                 rendernode: graphics.rendernode.clone(),
                 settings: graphics.settings.clone(),
             })

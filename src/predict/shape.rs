@@ -140,7 +140,7 @@ fn of_card(card: &Card, video: Option<&Video<'_, '_>>) -> Option<String> {
         let mut children = element.children();
         let is_plain = children.all(|child| match child.name() {
             "address" | "alias" | "model" => true,
-            "driver" => card.dmabuf,
+            "driver" => card.settings.vhost_user,
             _ => false,
         });
         let is_plain_model = element.child("model").is_none_or(|model| {
@@ -153,7 +153,7 @@ fn of_card(card: &Card, video: Option<&Video<'_, '_>>) -> Option<String> {
                 _ => false,
             }) && children.all(|child| matches!(child.name(), "acceleration" | "resolution"))
         });
-        let is_3d_read = !video.settings.accel3d || card.gl || card.dmabuf;
+        let is_3d_read = !video.settings.accel3d || card.gl || card.settings.vhost_user;
         if !is_plain || !is_plain_model || !is_3d_read {
             return None;
         }
@@ -161,7 +161,7 @@ fn of_card(card: &Card, video: Option<&Video<'_, '_>>) -> Option<String> {
     // libvirt chooses the model by the cards that this QEMU has.
     let mut words = vec![card.model.as_deref().unwrap_or("default")];
     words.extend(card.gl.then_some("gl"));
-    words.extend(card.dmabuf.then_some("vhost-user"));
+    words.extend(card.settings.vhost_user.then_some("vhost-user"));
     Some(words.join(" "))
 }
 

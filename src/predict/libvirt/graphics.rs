@@ -227,7 +227,7 @@ pub(super) const PORTS: [OfGraphics; 1] = [OfGraphics::start(NO_TLS_PORT, |world
 /// `qemuDBusStart`).
 pub(super) const DAEMON: [OfGraphics; 1] =
     [OfGraphics::arguments(DBUS_DAEMON_DIED, |world, frontend| {
-        if_so(frontend.daemon && world.daemon_denied)
+        if_so(frontend.has_daemon() && world.daemon_denied)
     })
     .repairable()];
 

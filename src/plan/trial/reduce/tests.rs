@@ -208,12 +208,10 @@ fn decides(text: &str) -> Screens {
     let mut screens = Screens::of(&view, &known, &Abilities::default());
     for frontend in &mut screens.frontends {
         frontend.p2p &= frontend.kind == GraphicsType::Dbus;
-        // An address is not copied.
-        frontend.daemon = false;
         if frontend.reach == crate::domain::Reach::Remote {
             frontend.reach = crate::domain::Reach::Loopback;
         }
-        // Ports, passwords and protection are not copied, either.
+        // Addresses, ports, passwords and protection are not copied, either.
         let listens = frontend.settings.listens.len();
         frontend.settings = GraphicsSettings::default();
         frontend.settings.listens = vec![(String::new(), false); listens.max(1)];
