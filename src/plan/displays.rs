@@ -44,11 +44,9 @@ impl Planner<'_, '_, '_> {
     pub(super) fn drop_modes(&mut self, place: usize) {
         for name in ["xres", "yres"] {
             let vgpu = &self.screens.vgpus[place];
-            let is_said = vgpu.set.contains_key(name) || vgpu.properties.contains_key(name);
-            if !is_said {
+            let reason = if vgpu.own(name).is_none() {
                 continue;
-            }
-            let reason = if !vgpu.display {
+            } else if !vgpu.display {
                 "needs display='on'"
             } else if vgpu.found() == [Found::Region] || vgpu.has_edid() == Some(false) {
                 "needs a display with an EDID region, and this device has none"

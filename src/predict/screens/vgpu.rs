@@ -164,21 +164,22 @@ impl Vgpu {
     /// property; `None` if none of them does.
     #[must_use]
     pub fn said(&self, property: &str) -> Option<&str> {
+        let own = self.own(property);
+        own.or_else(|| self.globals.get(property).map(AsRef::as_ref))
+    }
+
+    /// Returns the value that `-set` or `qemu:override` gives to a property of this device alone.
+    pub(crate) fn own(&self, property: &str) -> Option<&str> {
         let value = self.set.get(property);
         let value = value.or_else(|| self.properties.get(property));
-        let value = value.map(String::as_str);
-        value.or_else(|| self.globals.get(property).map(AsRef::as_ref))
+        value.map(String::as_str)
     }
 
     /// Returns QEMU's driver for the device. The attribute `ramfb`, if libvirt passes it on
     /// (`takes_ramfb`), makes libvirt choose `vfio-pci-nohotplug`, which has ramfb (libvirt
     /// src/qemu/qemu_command.c, `qemuBuildHostdevMdevModelTypeString`).
     pub fn driver(&self, takes_ramfb: bool) -> &str {
-        let said = self
-            .set
-            .get("driver")
-            .or_else(|| self.properties.get("driver"));
-        match said {
+        match self.own("driver") {
             Some(driver) => driver,
             None if self.ramfb_asked && takes_ramfb => "vfio-pci-nohotplug",
             None => "vfio-pci",
