@@ -163,7 +163,14 @@ impl Names {
         };
         let vgpu = plan.screens.vgpus.iter().find(|vgpu| vgpu.id == id);
         let is_here = vgpu.is_some_and(|vgpu| vgpu.known.here != Some(Here::Absent));
-        self.command(&Fix::for_device(id, is_here, is_defined(id)))
+        self.command(&Fix::Words(match id {
+            DeviceId::Mdev(uuid) if is_defined(id) => format!("sudo mdevctl start --uuid {uuid}"),
+            DeviceId::Pci(_) if is_here => {
+                "set managed='yes' on the hostdev, so that libvirt takes the device from its driver"
+                    .into()
+            }
+            _ => "name a device that this host has; gfxplane list shows them".into(),
+        }))
     }
 
     /// Returns why a device's display is off that could be on, and the fixes; `None` if `better`

@@ -196,19 +196,6 @@ impl Fix {
         }
     }
 
-    /// Returns what the user can do if libvirt can't prepare a device. `is_here`: the device is on
-    /// the host. `is_defined`: mdevctl has a definition of the device, and can start it.
-    pub fn for_device(device: DeviceId, is_here: bool, is_defined: bool) -> Self {
-        Fix::Words(match device {
-            DeviceId::Mdev(uuid) if is_defined => format!("sudo mdevctl start --uuid {uuid}"),
-            DeviceId::Pci(_) if is_here => {
-                "set managed='yes' on the hostdev, so that libvirt takes the device from its driver"
-                    .into()
-            }
-            _ => "name a device that this host has; gfxplane list shows them".into(),
-        })
-    }
-
     /// Returns the fix as a command that the user can type, or in words. `domain` is the domain as
     /// a command's argument.
     pub fn of_domain(&self, domain: &str) -> String {
