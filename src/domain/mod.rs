@@ -254,13 +254,6 @@ impl<'d, 'a> Domain<'d, 'a> {
         )
     }
 
-    /// Returns whether libosinfo's metadata say that the guest is Windows.
-    pub(crate) fn is_windows(&self) -> bool {
-        self.os_id
-            .as_deref()
-            .is_some_and(|id| id.contains("microsoft.com/win"))
-    }
-
     /// Returns whether a hostdev for a vfio device does not name the device. libvirt refuses such a
     /// domain ([`DomainSettings::misread`]).
     pub(crate) fn has_unread_hostdev(&self) -> bool {

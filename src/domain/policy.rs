@@ -323,8 +323,11 @@ impl Policy {
     /// Returns whether the guest is Windows. The policy decides; if it does not say, libosinfo's
     /// metadata decide.
     pub(crate) fn is_windows(&self, domain: &Domain<'_, '_>) -> bool {
+        let os = domain.os_id.as_deref().unwrap_or_default();
         self.guest
-            .map_or_else(|| domain.is_windows(), |guest| guest == Guest::Windows)
+            .map_or(os.contains("microsoft.com/win"), |guest| {
+                guest == Guest::Windows
+            })
     }
 }
 
