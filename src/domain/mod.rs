@@ -28,8 +28,8 @@ pub use graphics::{
 pub use hostdev::{Hostdev, HostdevSettings};
 
 pub(crate) use hostdev::numbered;
-use hostdev::{counted, hostdevs};
-pub(crate) use hostdev::{device, parse_number};
+use hostdev::{aliases, hostdevs};
+pub(crate) use hostdev::{device, number_in};
 pub use video::{Video, VideoSettings};
 
 use video::video;
@@ -181,13 +181,7 @@ impl<'d, 'a> Domain<'d, 'a> {
         let devices = root.child("devices");
         let of_name =
             |name: &'static str| in_devices(root).filter(move |child| child.name() == name);
-        let counted = counted(of_name("interface"), of_name("hostdev"));
-        let names = numbered(counted.iter().map(|(_, alias)| alias.clone()));
-        let aliases: Vec<_> = counted
-            .into_iter()
-            .map(|(element, _)| element)
-            .zip(names)
-            .collect();
+        let aliases = aliases(of_name("interface"), of_name("hostdev"));
         let os_type = root.child("os").and_then(|os| os.child("type"));
         let metadata = || {
             root.child("metadata")

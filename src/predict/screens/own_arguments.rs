@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use super::{Card, Found, Frontend, Screens, Vgpu};
 use crate::device::id::DeviceId;
-use crate::domain::{Domain, Property, QEMU_NAMESPACE, Switch, in_qemu, parse_number};
+use crate::domain::{Domain, Property, QEMU_NAMESPACE, Switch, in_qemu, number_in};
 use crate::predict::abilities::Abilities;
 use crate::predict::arguments::{Device, Local, is_emulated, is_vfio};
 use crate::predict::versions::{Libvirt, devices_are_json};
@@ -232,10 +232,7 @@ fn exchanges_the_device(property: &Property<'_, '_>) -> bool {
 
 /// Returns whether an address is the given slot on the first PCI bus.
 fn is_at(address: Element<'_, '_>, slot: u32) -> bool {
-    let number = |name: &str| match address.attribute(name) {
-        None => Some(0),
-        Some(text) => parse_number(&text),
-    };
+    let number = |name| number_in(address, name);
     address.attribute("type").as_deref() == Some("pci")
         && number("domain") == Some(0)
         && number("bus") == Some(0)
