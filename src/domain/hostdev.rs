@@ -56,18 +56,16 @@ impl Hostdev<'_, '_> {
     }
 }
 
-/// Returns the elements that libvirt numbers as `hostdevN`, in the order of the numbers: the
-/// `interfaces` of type hostdev, then all `hostdevs`. Each has the alias that the user has chosen
-/// for it, if any.
-pub(super) fn counted<'d, 'a>(
+/// Returns the elements that libvirt counts for its `hostdevN`, with their aliases.
+pub(super) fn aliases<'d, 'a>(
     interfaces: impl Iterator<Item = Element<'d, 'a>>,
     hostdevs: impl Iterator<Item = Element<'d, 'a>>,
-) -> Vec<(Element<'d, 'a>, Option<String>)> {
-    interfaces
-        .filter(|interface| interface.attribute("type").as_deref() == Some("hostdev"))
-        .chain(hostdevs)
-        .map(|element| (element, users_alias(element)))
-        .collect()
+) -> Vec<(Element<'d, 'a>, String)> {
+    let is_hostdev =
+        |interface: &Element<'_, '_>| interface.attribute("type").as_deref() == Some("hostdev");
+    let counted: Vec<_> = interfaces.filter(is_hostdev).chain(hostdevs).collect();
+    let names = numbered(counted.iter().map(|element| users_alias(*element)));
+    counted.into_iter().zip(names).collect()
 }
 
 /// Returns the alias that the user has chosen for a device; `None` if there is none or libvirt
@@ -84,12 +82,8 @@ pub(super) fn users_alias(device: Element<'_, '_>) -> Option<String> {
 /// an address (src/util/virpci.c, `virPCIDeviceAddressIsEmpty`).
 pub(super) fn address_in_guest(device: Element<'_, '_>) -> Option<String> {
     let address = device.child("address")?;
-    let number = |name| {
-        address
-            .attribute(name)
-            .map_or(Some(0), |n| parse_number(&n))
-    };
-    let [domain, bus, slot, function] = ["domain", "bus", "slot", "function"].map(number);
+    let numbers = ["domain", "bus", "slot", "function"].map(|name| number_in(address, name));
+    let [domain, bus, slot, function] = numbers;
     let (domain, bus, slot, function) = (domain?, bus?, slot?, function?);
     let is_given = domain | bus | slot | function != 0;
     let is_pci = address.attribute("type").as_deref() == Some("pci");
@@ -161,11 +155,8 @@ pub(crate) fn device(hostdev: Element<'_, '_>) -> Option<(DeviceId, String)> {
             Some((DeviceId::Mdev(uuid), model))
         }
         Some("pci") => {
-            // libvirt uses 0 for a missing attribute, and for all if the <address> is missing.
-            let number = |name| match address.and_then(|address| address.attribute(name)) {
-                None => Some(0),
-                Some(text) => parse_number(&text),
-            };
+            // libvirt uses 0 for all numbers without an <address>.
+            let number = |name| address.map_or(Some(0), |address| number_in(address, name));
             let narrow = |name, limit| {
                 number(name)
                     .and_then(|value| u8::try_from(value).ok())
@@ -200,9 +191,16 @@ fn parse_uuid(text: &str) -> Option<Uuid> {
     rest.is_empty().then(|| Uuid::from_bytes(uuid))
 }
 
+/// Returns a number of an address; 0 if the attribute is missing, as in libvirt. `None` if it is no
+/// number.
+pub(crate) fn number_in(address: Element<'_, '_>, name: &str) -> Option<u32> {
+    let text = address.attribute(name);
+    text.map_or(Some(0), |text| parse_number(&text))
+}
+
 /// Reads a decimal, octal (`010`) or hexadecimal (`0x8`) number of up to 32 bits, as libvirt does
 /// (src/conf/device_conf.c, `virPCIDeviceAddressParseXML`). `None` for anything else.
-pub(crate) fn parse_number(text: &str) -> Option<u32> {
+fn parse_number(text: &str) -> Option<u32> {
     parse_long(text).and_then(|number| u32::try_from(number).ok())
 }
 

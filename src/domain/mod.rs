@@ -17,6 +17,7 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use crate::device::id::DeviceId;
+use crate::device::version::Version;
 use crate::xml::{Document, Element, XmlError};
 
 use graphics::graphics;
@@ -27,8 +28,8 @@ pub use graphics::{
 pub use hostdev::{Hostdev, HostdevSettings};
 
 pub(crate) use hostdev::numbered;
-use hostdev::{counted, hostdevs};
-pub(crate) use hostdev::{device, parse_number};
+use hostdev::{aliases, hostdevs};
+pub(crate) use hostdev::{device, number_in};
 pub use video::{Video, VideoSettings};
 
 use video::video;
@@ -115,6 +116,23 @@ pub struct Domain<'d, 'a> {
     pub graphics: Vec<Graphics<'d, 'a>>,
     /// The video cards, in the order of the XML.
     pub videos: Vec<Video<'d, 'a>>,
+    /// The settings that libvirt's and QEMU's checks depend on, and that no plan changes.
+    pub settings: DomainSettings,
+    /// libosinfo's id of the guest's system (`http://microsoft.com/win/10`).
+    pub os_id: Option<String>,
+    /// The name of another manager, if the domain has metadata of one.
+    pub manager: Option<&'static str>,
+    /// The element `<gfxplane:policy>` in the metadata.
+    pub policy: Option<Element<'d, 'a>>,
+    /// The arguments in `<qemu:commandline>`, in the order of the XML.
+    pub arguments: Vec<Argument<'d, 'a>>,
+    /// The properties in `<qemu:override>`, in the order of the XML.
+    pub properties: Vec<Property<'d, 'a>>,
+}
+
+/// The settings of a domain that libvirt and QEMU check, and that no plan changes.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct DomainSettings {
     /// The `type` of each character device that needs spice: `spicevmc` or `spiceport`.
     pub spice_chardevs: Vec<String>,
     /// The `type` of each `<audio>`.
@@ -137,16 +155,6 @@ pub struct Domain<'d, 'a> {
     pub alias_twice: Option<String>,
     /// A PCI address in the guest that the XML gives to two devices of any kind, if there is one.
     pub address_twice: Option<String>,
-    /// libosinfo's id of the guest's system (`http://microsoft.com/win/10`).
-    pub os_id: Option<String>,
-    /// The name of another program that manages the domain, such as Nova, if its metadata show one.
-    pub manager: Option<&'static str>,
-    /// The element `<gfxplane:policy>` in the metadata.
-    pub policy: Option<Element<'d, 'a>>,
-    /// The arguments in `<qemu:commandline>`, in the order of the XML.
-    pub arguments: Vec<Argument<'d, 'a>>,
-    /// The properties in `<qemu:override>`, in the order of the XML.
-    pub properties: Vec<Property<'d, 'a>>,
 }
 
 /// Other programs that manage domains: a part of their metadata's namespace, and their name.
@@ -174,13 +182,7 @@ impl<'d, 'a> Domain<'d, 'a> {
         let devices = root.child("devices");
         let of_name =
             |name: &'static str| in_devices(root).filter(move |child| child.name() == name);
-        let counted = counted(of_name("interface"), of_name("hostdev"));
-        let names = numbered(counted.iter().map(|(_, alias)| alias.clone()));
-        let aliases: Vec<_> = counted
-            .into_iter()
-            .map(|(element, _)| element)
-            .zip(names)
-            .collect();
+        let aliases = aliases(of_name("interface"), of_name("hostdev"));
         let os_type = root.child("os").and_then(|os| os.child("type"));
         let metadata = || {
             root.child("metadata")
@@ -197,25 +199,27 @@ impl<'d, 'a> Domain<'d, 'a> {
             machine: os_type.and_then(|t| owned(t.attribute("machine"))),
             emulator: text_of(of_name("emulator").next()),
             hostdevs: hostdevs(&aliases),
-            has_a_device_twice: hostdev::twice(&aliases),
-            alias_twice: twice(root, hostdev::users_alias),
-            address_twice: twice(root, hostdev::address_in_guest),
+            settings: DomainSettings {
+                spice_chardevs: spice_chardevs(root),
+                audio: of_name("audio")
+                    .map(|audio| owned(audio.attribute("type")).unwrap_or_default())
+                    .collect(),
+                sound: of_name("sound").next().is_some(),
+                unconfined: seclabels(root).any(is_without_profile),
+                as_root: seclabels(root).any(is_of_root),
+                memfd: root
+                    .child("memoryBacking")
+                    .and_then(|backing| backing.child("source"))
+                    .is_some_and(|source| source.attribute("type").as_deref() == Some("memfd")),
+                misread: misread(root),
+                unfit: of_name("hostdev").flat_map(hostdev::unfit).collect(),
+                has_a_device_twice: hostdev::twice(&aliases),
+                alias_twice: twice(root, hostdev::users_alias),
+                address_twice: twice(root, hostdev::address_in_guest),
+            },
             aliases,
             graphics: of_name("graphics").map(graphics).collect(),
             videos: of_name("video").map(video).collect(),
-            spice_chardevs: spice_chardevs(root),
-            audio: of_name("audio")
-                .map(|audio| owned(audio.attribute("type")).unwrap_or_default())
-                .collect(),
-            sound: of_name("sound").next().is_some(),
-            unconfined: seclabels(root).any(is_without_profile),
-            as_root: seclabels(root).any(is_of_root),
-            memfd: root
-                .child("memoryBacking")
-                .and_then(|backing| backing.child("source"))
-                .is_some_and(|source| source.attribute("type").as_deref() == Some("memfd")),
-            misread: misread(root),
-            unfit: of_name("hostdev").flat_map(hostdev::unfit).collect(),
             os_id: metadata()
                 .find(|child| child.is(Some(LIBOSINFO_NAMESPACE), "libosinfo"))
                 .and_then(|info| info.children().find(|child| child.local_name() == "os"))
@@ -246,15 +250,8 @@ impl<'d, 'a> Domain<'d, 'a> {
         )
     }
 
-    /// Returns whether libosinfo's metadata name Windows as the guest's system.
-    pub(crate) fn is_windows(&self) -> bool {
-        self.os_id
-            .as_deref()
-            .is_some_and(|id| id.contains("microsoft.com/win"))
-    }
-
-    /// Returns whether a hostdev of type mdev or pci does not name its device. libvirt refuses such
-    /// a domain ([`Domain::misread`]).
+    /// Returns whether a hostdev for a vfio device does not name the device. libvirt refuses such a
+    /// domain ([`DomainSettings::misread`]).
     pub(crate) fn has_unread_hostdev(&self) -> bool {
         let hostdevs = self.aliases.iter().map(|(element, _)| element);
         let mut hostdevs = hostdevs.filter(|element| element.name() == "hostdev");
@@ -409,12 +406,12 @@ pub struct Misread {
     pub versions: Versions,
 }
 
-/// The versions of libvirt that have a check.
+/// The versions of libvirt that have a check, or those of QEMU that have a fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Versions {
-    /// The first version with the check; empty if the oldest version has the check.
+    /// The first version that has it; empty: every version.
     pub since: &'static [u32],
-    /// The first later version without the check; empty if the newest version has the check.
+    /// The first version that no longer has it; empty: none.
     pub until: &'static [u32],
     /// True if every version refuses the domain, even if with another message or at another stage.
     pub always: bool,
@@ -427,6 +424,11 @@ impl Versions {
         until: &[],
         always: true,
     };
+
+    /// Returns whether a version is one of these.
+    pub(crate) fn contains(&self, version: &Version) -> bool {
+        version.is_from(self.since) && (self.until.is_empty() || !version.is_from(self.until))
+    }
 }
 
 impl From<String> for Misread {

@@ -326,8 +326,11 @@ impl Policy {
     /// Returns whether the guest is Windows: according to the policy's `guest`, or if that is
     /// `None`, to libosinfo's metadata.
     pub(crate) fn is_windows(&self, domain: &Domain<'_, '_>) -> bool {
+        let os = domain.os_id.as_deref().unwrap_or_default();
         self.guest
-            .map_or_else(|| domain.is_windows(), |guest| guest == Guest::Windows)
+            .map_or(os.contains("microsoft.com/win"), |guest| {
+                guest == Guest::Windows
+            })
     }
 }
 

@@ -38,23 +38,16 @@ pub struct VideoSettings {
     pub device: Option<String>,
     /// The width and height in `<resolution>`, in pixels; 0 for a side that can't be read.
     pub resolution: Option<(u32, u32)>,
-    /// The attributes `ram`, `vram`, `vram64` and `vgamem` of the model.
-    pub memory: VideoMemory,
+    /// The attribute `ram` of the model, in KiB; here and below, 0 where the XML names none.
+    pub ram: u64,
+    /// The attribute `vram` of the model, in KiB.
+    pub vram: u64,
+    /// The attribute `vram64` of the model, in KiB.
+    pub vram64: u64,
+    /// The attribute `vgamem` of the model, in KiB.
+    pub vgamem: u64,
     /// True if the card has an `<address>`.
     pub has_address: bool,
-}
-
-/// The memory of a `<video>`, in KiB; 0 where the XML names none.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct VideoMemory {
-    /// `ram`
-    pub ram: u64,
-    /// `vram`
-    pub vram: u64,
-    /// `vram64`
-    pub vram64: u64,
-    /// `vgamem`
-    pub vgamem: u64,
 }
 
 pub(super) fn video<'d, 'a>(element: Element<'d, 'a>) -> Video<'d, 'a> {
@@ -99,12 +92,10 @@ fn video_settings(video: Element<'_, '_>) -> VideoSettings {
             };
             (side("x"), side("y"))
         }),
-        memory: VideoMemory {
-            ram: number("ram"),
-            vram: number("vram"),
-            vram64: number("vram64"),
-            vgamem: number("vgamem"),
-        },
+        ram: number("ram"),
+        vram: number("vram"),
+        vram64: number("vram64"),
+        vgamem: number("vgamem"),
         has_address: video.child("address").is_some(),
     }
 }

@@ -25,23 +25,14 @@ pub(crate) struct Arrangement {
 }
 
 impl Arrangement {
-    /// Returns the losses that the changes cause; empty if the user loses nothing.
-    pub(crate) fn loses(&self) -> BTreeSet<Consent> {
-        self.changes
-            .iter()
-            .filter_map(|change| change.consent)
-            .collect()
+    /// Returns what the user loses by these changes; `None` if nothing is lost.
+    pub(crate) fn loss(&self) -> Option<Consent> {
+        self.changes.iter().find_map(|change| change.consent)
     }
 
-    /// Returns the losses in the form of `--consent`: `remote,video`; empty if there are none.
-    pub(crate) fn losses(&self) -> String {
-        let losses: Vec<String> = self.loses().iter().map(ToString::to_string).collect();
-        losses.join(",")
-    }
-
-    /// Returns whether `consent` includes every loss that the changes cause.
+    /// Returns whether the user has agreed to the loss.
     pub(crate) fn is_allowed(&self, consent: &BTreeSet<Consent>) -> bool {
-        self.loses().is_subset(consent)
+        self.loss().is_none_or(|loss| consent.contains(&loss))
     }
 }
 
@@ -55,123 +46,102 @@ pub(crate) fn is_good(prediction: &Prediction, wanted: &[DeviceId]) -> bool {
         && !prediction.dangers.iter().any(ends)
 }
 
-/// Returns the best way to show the screens of the `wanted` devices. Returns a way that causes a
-/// loss only if no other way helps, and one without changes if none is needed. Returns `None` if no
-/// way is known, or if the user's arguments for QEMU choose a display. With `may_add`, a way may
-/// add graphics.
+/// Returns the best way to show the screens of the wanted devices, or `None` if no way is known.
+/// Returns a way that loses something only if no other way helps.
 ///
-/// The function tries all ways. The number of ways is small as long as each type of graphics occurs
-/// only once ([`Screens::is_ambiguous`]).
+/// The function tries all ways. There are few as long as each type of graphics occurs once, as in
+/// every domain that a plan may change.
 pub(crate) fn best(
     screens: &Screens,
     abilities: &Abilities,
     wanted: &[DeviceId],
     may_add: bool,
 ) -> Option<Arrangement> {
-    let mut best: Option<(Cost, Vec<Move>, Screens)> = None;
+    let mut best: Option<(Cost, Vec<Action>, Screens)> = None;
     // A user who passes QEMU a display behind libvirt's back has to decide which one is meant.
     if screens.arguments.display.is_some() {
         return None;
     }
-    for moves in ways(&screens.frontends, may_add) {
-        let cost = cost(&screens.frontends, &moves);
+    for way in ways(&screens.frontends, may_add) {
+        let cost = cost(&screens.frontends, &way);
         if best.as_ref().is_some_and(|(least, _, _)| *least <= cost) {
             continue;
         }
-        let then = after(screens, &moves);
+        let then = after(screens, &way);
         if is_good(&predict(&then, abilities), wanted) {
-            best = Some((cost, moves, then));
+            best = Some((cost, way, then));
         }
     }
-    let (_, moves, then) = best?;
+    let (_, way, then) = best?;
     Some(Arrangement {
-        changes: changes(screens, &then, &moves, &predict(screens, abilities)),
+        changes: changes(screens, &then, way, &predict(screens, abilities)),
         screens: then,
     })
 }
 
-/// A change to the frontend with the index `usize`, or a new frontend. `bool`: true for OpenGL.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Move {
-    Gl(usize, bool),
-    ListenNone(usize),
-    PeerToPeer(usize),
-    Remove(usize),
-    Add(GraphicsType, bool),
+/// Returns a way with one more action at its end.
+fn and(way: &[Action], more: &Action) -> Vec<Action> {
+    [way, std::slice::from_ref(more)].concat()
 }
 
-impl Move {
-    /// Returns the type of the graphics that the move changes or adds.
-    fn kind(self, screens: &Screens) -> GraphicsType {
-        match self {
-            Move::Gl(place, _)
-            | Move::ListenNone(place)
-            | Move::PeerToPeer(place)
-            | Move::Remove(place) => screens.frontends[place].kind,
-            Move::Add(kind, _) => kind,
-        }
-    }
-}
-
-/// Returns the moves of `way`, followed by those of `more`.
-fn and(way: &[Move], more: &[Move]) -> Vec<Move> {
-    [way, more].concat()
-}
-
-/// Returns all combinations of moves that may help; with `may_add`, some of them add a frontend.
-fn ways(frontends: &[Frontend], may_add: bool) -> Vec<Vec<Move>> {
+/// Returns every combination of actions; with `may_add`, also those that add a frontend.
+fn ways(frontends: &[Frontend], may_add: bool) -> Vec<Vec<Action>> {
     let mut ways = vec![Vec::new()];
-    for (place, frontend) in frontends.iter().enumerate() {
-        let mut options: Vec<Vec<Move>> = vec![Vec::new()];
-        match frontend.kind {
+    for frontend in frontends {
+        let graphics = frontend.kind;
+        let gl = |on| vec![Action::Gl { graphics, on }];
+        let removal = || vec![Action::RemoveGraphics { graphics }];
+        let mut options: Vec<Vec<Action>> = vec![Vec::new()];
+        let with = |options: &mut Vec<Vec<Action>>, action: &Action| {
+            let more: Vec<_> = options.iter().map(|way| and(way, action)).collect();
+            options.extend(more);
+        };
+        match graphics {
             GraphicsType::Spice => {
                 if !frontend.gl {
-                    options.push(vec![Move::Gl(place, true)]);
+                    options.push(gl(true));
                 }
                 if frontend.reach != Reach::Local {
-                    let local = options
-                        .iter()
-                        .map(|way| and(way, &[Move::ListenNone(place)]));
-                    options.extend(Vec::from_iter(local));
+                    with(&mut options, &Action::ListenNone { graphics });
                 }
             }
             GraphicsType::Dbus => {
-                options.push(vec![Move::Gl(place, !frontend.gl)]);
-                if frontend.daemon {
-                    let p2p = options
-                        .iter()
-                        .map(|way| and(way, &[Move::PeerToPeer(place)]));
-                    options.extend(Vec::from_iter(p2p));
+                options.push(gl(!frontend.gl));
+                if frontend.has_daemon() {
+                    with(&mut options, &Action::PeerToPeer);
                 }
-                options.push(vec![Move::Remove(place)]);
+                options.push(removal());
             }
             GraphicsType::Vnc | GraphicsType::Sdl | GraphicsType::EglHeadless => {
-                options.push(vec![Move::Remove(place)]);
+                options.push(removal());
             }
             GraphicsType::Rdp | GraphicsType::Gtk => {}
         }
         ways = ways
             .iter()
-            .flat_map(|way| options.iter().map(move |option| and(way, option)))
+            .flat_map(|way| {
+                options
+                    .iter()
+                    .map(move |option| [&way[..], option].concat())
+            })
             .collect();
     }
     if may_add {
         let has = |kind| frontends.iter().any(|frontend| frontend.kind == kind);
         let additions = [
-            Move::Add(GraphicsType::EglHeadless, true),
-            Move::Add(GraphicsType::Spice, false),
-            Move::Add(GraphicsType::Spice, true),
-            Move::Add(GraphicsType::Vnc, false),
-            Move::Add(GraphicsType::Dbus, true),
+            (GraphicsType::EglHeadless, true),
+            (GraphicsType::Spice, false),
+            (GraphicsType::Spice, true),
+            (GraphicsType::Vnc, false),
+            (GraphicsType::Dbus, true),
         ];
-        let added: Vec<Vec<Move>> = additions
-            .into_iter()
-            .filter(|addition| !matches!(addition, Move::Add(kind, _) if has(*kind)))
-            .flat_map(|addition| {
-                let fits = move |way: &&Vec<Move>| !is_hidden(frontends, way, addition);
-                ways.iter()
-                    .filter(fits)
-                    .map(move |way| and(way, &[addition]))
+        let additions = additions.into_iter().filter(|(kind, _)| !has(*kind));
+        let added: Vec<Vec<Action>> = additions
+            .flat_map(|(graphics, gl)| {
+                let addition = Action::AddGraphics { graphics, gl };
+                let fits = move |way: &&Vec<Action>| !is_hidden(frontends, way, graphics);
+                let ways = ways.iter().filter(fits);
+                ways.map(move |way| and(way, &addition))
             })
             .collect();
         ways.extend(added);
@@ -181,17 +151,18 @@ fn ways(frontends: &[Frontend], may_add: bool) -> Vec<Vec<Move>> {
 
 /// Returns whether the frontend of `addition` would hide a frontend that `way` keeps, or be hidden
 /// by it: if QEMU gets several `-display`, only the last one counts.
-fn is_hidden(frontends: &[Frontend], way: &[Move], addition: Move) -> bool {
-    let Move::Add(GraphicsType::Dbus | GraphicsType::EglHeadless, _) = addition else {
-        return false;
-    };
-    frontends.iter().enumerate().any(|(place, frontend)| {
-        let is_local = matches!(
-            frontend.kind,
-            GraphicsType::Sdl | GraphicsType::Dbus | GraphicsType::EglHeadless
-        );
-        is_local && !way.contains(&Move::Remove(place))
-    })
+fn is_hidden(frontends: &[Frontend], way: &[Action], added: GraphicsType) -> bool {
+    let locals = [
+        GraphicsType::Sdl,
+        GraphicsType::Dbus,
+        GraphicsType::EglHeadless,
+    ];
+    let is_local = |kind| locals.contains(&kind);
+    is_local(added)
+        && frontends.iter().any(|frontend| {
+            let graphics = frontend.kind;
+            is_local(graphics) && !way.contains(&Action::RemoveGraphics { graphics })
+        })
 }
 
 /// The cost of a way to show the screens. The first field that differs decides which is lower.
@@ -200,174 +171,159 @@ struct Cost {
     losses: usize,
     removed: usize,
     added: usize,
-    moves: usize,
+    changes: usize,
 }
 
-fn cost(frontends: &[Frontend], moves: &[Move]) -> Cost {
-    let count = |test: fn(&Move) -> bool| moves.iter().filter(|action| test(action)).count();
-    let losses = moves
-        .iter()
-        .filter(|action| loss(frontends, **action).is_some());
+fn cost(frontends: &[Frontend], way: &[Action]) -> Cost {
+    let count = |test: &dyn Fn(&Action) -> bool| way.iter().filter(|action| test(action)).count();
     Cost {
-        losses: losses.count(),
-        removed: count(|action| matches!(action, Move::Remove(_))),
-        added: count(|action| matches!(action, Move::Add(..))),
-        moves: moves.len(),
+        losses: count(&|action| loss(frontends, action).is_some()),
+        removed: count(&|action| matches!(action, Action::RemoveGraphics { .. })),
+        added: count(&|action| matches!(action, Action::AddGraphics { .. })),
+        changes: way.len(),
     }
 }
 
-/// Returns the loss that a move causes; `None` if nothing is lost. If Spice stops listening on
-/// loopback, nothing is lost: viewers on this host can still see the screen.
-fn loss(frontends: &[Frontend], action: Move) -> Option<Consent> {
-    match action {
-        Move::ListenNone(place) if frontends[place].reach == Reach::Remote => Some(Consent::Remote),
-        Move::Remove(place) if frontends[place].kind != GraphicsType::EglHeadless => {
-            Some(Consent::Remote)
-        }
-        _ => None,
-    }
+/// Returns what the user loses by an action; `None` if nothing is lost. If Spice stops listening on
+/// loopback, nothing is lost: only this host could see it, and still can.
+fn loss(frontends: &[Frontend], action: &Action) -> Option<Consent> {
+    let is_remote = |kind| {
+        let mut remote = frontends.iter().filter(|f| f.reach == Reach::Remote);
+        remote.any(|frontend| frontend.kind == kind)
+    };
+    let is_lost = match action {
+        Action::ListenNone { graphics } => is_remote(*graphics),
+        Action::RemoveGraphics { graphics } => *graphics != GraphicsType::EglHeadless,
+        _ => false,
+    };
+    is_lost.then_some(Consent::Remote)
 }
 
-fn after(screens: &Screens, moves: &[Move]) -> Screens {
+fn after(screens: &Screens, way: &[Action]) -> Screens {
     let mut then = screens.clone();
-    let mut removed = Vec::new();
-    for action in moves {
+    // The user's choice of a render node outlives the graphics for which it was made.
+    let mut chosen = None;
+    for action in way {
         match *action {
-            Move::Gl(place, on) => then.frontends[place].gl = on,
-            Move::ListenNone(place) => {
-                then.frontends[place].reach = Reach::Local;
-                then.frontends[place].listens = false;
-                then.frontends[place].settings = GraphicsSettings::default();
+            Action::RemoveGraphics { graphics } => {
+                let gone = then.frontends.extract_if(.., |f| f.kind == graphics);
+                let node = gone.filter_map(|frontend| frontend.rendernode).next();
+                chosen = chosen.or(node);
             }
-            Move::PeerToPeer(place) => {
-                then.frontends[place].p2p = true;
-                then.frontends[place].daemon = false;
-            }
-            Move::Remove(place) => removed.push(place),
-            Move::Add(kind, gl) => {
-                // The guest must not get a card that it did not have.
-                if then.frontends.is_empty() {
-                    then.video_said = true;
-                }
+            Action::AddGraphics { graphics, gl } => {
                 // Helpers such as qemu-rdp need a dbus display that is on a bus.
                 let on_a_bus = then.frontends.iter().any(|f| f.kind == GraphicsType::Rdp);
                 then.frontends.push(Frontend {
                     place: None,
-                    kind,
+                    kind: graphics,
                     gl,
                     reach: Reach::Local,
-                    listens: kind == GraphicsType::Vnc,
-                    p2p: kind == GraphicsType::Dbus && !on_a_bus,
-                    daemon: kind == GraphicsType::Dbus && on_a_bus,
+                    listens: graphics == GraphicsType::Vnc,
+                    p2p: graphics == GraphicsType::Dbus && !on_a_bus,
                     rendernode: None,
                     settings: GraphicsSettings {
                         autoport: true,
                         ..GraphicsSettings::default()
                     },
                 });
+                // The guest must not get a card that it did not have.
+                then.video_said |= screens.frontends.is_empty();
             }
+            _ => then.frontends.iter_mut().for_each(|f| alter(f, action)),
         }
     }
-    // The user's choice of a render node outlives the graphics for which it was made.
-    let chosen = removed
-        .iter()
-        .find_map(|place| then.frontends[*place].rendernode.clone());
     for frontend in &mut then.frontends {
         let takes_one = matches!(frontend.kind, GraphicsType::Spice | GraphicsType::Dbus);
         if takes_one && frontend.gl && frontend.rendernode.is_none() {
             frontend.rendernode.clone_from(&chosen);
         }
     }
-    let mut place = 0;
-    then.frontends.retain(|_| {
-        place += 1;
-        !removed.contains(&(place - 1))
-    });
     then.imply();
     then
 }
 
-/// Returns the action of a move, and the reason. `then`: the screens after all moves. `device`: the
-/// device whose screen must be shown. `refusal`: the refusal of the domain without the moves.
-fn change(
-    screens: &Screens,
-    then: &Screens,
-    action: Move,
-    device: &str,
-    refusal: Option<&Refusal>,
-) -> (Action, String) {
-    let kind = action.kind(screens);
-    match action {
-        Move::Gl(_, on) => {
-            let reason = match on {
-                true => format!(
-                    "{device} hands over its screen as a dmabuf, for which QEMU needs OpenGL"
-                ),
-                false => format!("with OpenGL, {kind} allows no other frontend beside itself"),
-            };
-            (Action::Gl { graphics: kind, on }, reason)
+/// Makes the change to a frontend if the action is about it.
+fn alter(frontend: &mut Frontend, action: &Action) {
+    match *action {
+        Action::Gl { graphics, on } if graphics == frontend.kind => frontend.gl = on,
+        Action::ListenNone { graphics } if graphics == frontend.kind => {
+            frontend.reach = Reach::Local;
+            frontend.listens = false;
+            frontend.settings = GraphicsSettings::default();
         }
-        Move::ListenNone(_) if then.frontends.iter().all(|f| f.kind != kind || !f.gl) => {
-            let reason = format!("QEMU can't listen on its port: \"{NO_SPICE_SERVER}\"");
-            (Action::ListenNone { graphics: kind }, reason)
-        }
-        Move::ListenNone(place) => {
-            let reason = match screens.frontends[place].reach {
-                Reach::Remote => {
-                    "this QEMU has spice with OpenGL on this host only; it could be reached over the network, and you agreed to lose that"
-                }
-                _ => {
-                    "this QEMU has spice with OpenGL on this host only; it listened on loopback, so viewers on this host still see it (virt-viewer --attach, virt-manager); a virt-manager on another machine, which came over ssh, does not"
-                }
-            };
-            (Action::ListenNone { graphics: kind }, reason.to_owned())
-        }
-        Move::PeerToPeer(_) => (
-            Action::PeerToPeer,
-            "AppArmor keeps libvirt from starting a dbus-daemon for the guest, and p2p needs none"
-                .into(),
-        ),
-        Move::Remove(_) => {
-            let reason = match kind {
-                GraphicsType::EglHeadless if then.frontends.iter().any(|f| f.gl) => {
-                    "other graphics of the domain have OpenGL, and QEMU allows only one of these"
-                        .into()
-                }
-                GraphicsType::EglHeadless => {
-                    "this QEMU has no egl-headless, and no screen needs it".into()
-                }
-                _ => format!(
-                    "{kind} can't show the screen of {device}: QEMU would refuse to start, or exit when a viewer switches to it"
-                ),
-            };
-            (Action::RemoveGraphics { graphics: kind }, reason)
-        }
-        Move::Add(_, gl) => {
-            let reason = match kind {
-                GraphicsType::EglHeadless => format!(
-                    "{device} hands over its screen as a dmabuf; egl-headless gives the other graphics OpenGL"
-                ),
-                _ if gl => format!(
-                    "{device} hands over its screen as a dmabuf, and {kind} with OpenGL can show it"
-                ),
-                _ => match refusal {
-                    Some(refusal) => format!(
-                        "without it, {} refuses the domain: \"{}\"",
-                        refusal.by().word(),
-                        refusal.message
-                    ),
-                    None => format!("nothing else would show the screen of {device}"),
-                },
-            };
-            (Action::AddGraphics { graphics: kind, gl }, reason)
-        }
+        Action::PeerToPeer if frontend.kind == GraphicsType::Dbus => frontend.p2p = true,
+        _ => {}
     }
 }
 
-/// Returns the changes that the moves make, with their reasons. `screens` and `then` are the
-/// screens before and after the moves, and `now` is the prediction without the moves.
-fn changes(screens: &Screens, then: &Screens, moves: &[Move], now: &Prediction) -> Vec<Change> {
-    // A refusal that is about a device is not the reason for a move.
+/// Returns the reason for an action. `device` is the device whose screen is to be shown. `refusal`
+/// is the refusal of the domain without the action.
+fn reason(
+    screens: &Screens,
+    then: &Screens,
+    action: &Action,
+    device: &str,
+    refusal: Option<&Refusal>,
+) -> String {
+    match action {
+        Action::Gl { on: true, .. } => {
+            format!("{device} hands over its screen as a dmabuf, for which QEMU needs OpenGL")
+        }
+        Action::Gl { graphics, .. } => {
+            format!("with OpenGL, {graphics} allows no other frontend beside itself")
+        }
+        Action::ListenNone { graphics }
+            if then.frontends.iter().all(|f| f.kind != *graphics || !f.gl) =>
+        {
+            format!("QEMU can't listen on its port: \"{NO_SPICE_SERVER}\"")
+        }
+        Action::ListenNone { .. } => match loss(&screens.frontends, action) {
+            Some(_) => {
+                "this QEMU has spice with OpenGL on this host only; it could be reached over the network, and you agreed to lose that"
+            }
+            None => {
+                "this QEMU has spice with OpenGL on this host only; it listened on loopback, so viewers on this host still see it (virt-viewer --attach, virt-manager); a virt-manager on another machine, which came over ssh, does not"
+            }
+        }
+        .into(),
+        Action::PeerToPeer => {
+            "AppArmor keeps libvirt from starting a dbus-daemon for the guest, and p2p needs none"
+                .into()
+        }
+        Action::RemoveGraphics {
+            graphics: GraphicsType::EglHeadless,
+        } if then.frontends.iter().any(|f| f.gl) => {
+            "other graphics of the domain have OpenGL, and QEMU allows only one of these".into()
+        }
+        Action::RemoveGraphics {
+            graphics: GraphicsType::EglHeadless,
+        } => "this QEMU has no egl-headless, and no screen needs it".into(),
+        Action::RemoveGraphics { graphics } => format!(
+            "{graphics} can't show the screen of {device}: QEMU would refuse to start, or exit when a viewer switches to it"
+        ),
+        Action::AddGraphics {
+            graphics: GraphicsType::EglHeadless,
+            ..
+        } => format!(
+            "{device} hands over its screen as a dmabuf; egl-headless gives the other graphics OpenGL"
+        ),
+        Action::AddGraphics { graphics, gl: true } => format!(
+            "{device} hands over its screen as a dmabuf, and {graphics} with OpenGL can show it"
+        ),
+        _ => match refusal {
+            Some(refusal) => format!(
+                "without it, {} refuses the domain: \"{}\"",
+                refusal.by().word(),
+                refusal.message
+            ),
+            None => format!("nothing else would show the screen of {device}"),
+        },
+    }
+}
+
+/// Returns the changes of a way, with their reasons. `now` is the prediction without the changes.
+fn changes(screens: &Screens, then: &Screens, way: Vec<Action>, now: &Prediction) -> Vec<Change> {
+    // A refusal that is about a device is not the reason for a change.
     let refusal = now
         .refusal()
         .filter(|refusal| !matches!(refusal.about, About::Device(_)));
@@ -378,12 +334,11 @@ fn changes(screens: &Screens, then: &Screens, moves: &[Move], now: &Prediction) 
     let device = dmabuf.or(screens.vgpus.first()).map(|vgpu| vgpu.id);
     let device = device.map(|id| id.to_string()).unwrap_or_default();
     let mut changes = Vec::new();
-    for action in moves {
-        let (made, reason) = change(screens, then, *action, &device, refusal);
+    for action in way {
         changes.push(Change {
-            action: made,
-            reason,
-            consent: loss(&screens.frontends, *action),
+            reason: reason(screens, then, &action, &device, refusal),
+            consent: loss(&screens.frontends, &action),
+            action,
         });
     }
     for frontend in &then.frontends {

@@ -141,19 +141,7 @@ impl Names {
     /// fixup writes `NEW.xml`, and verbs that accept no file get `DOMAIN`.
     pub(crate) fn command(&self, fix: &Fix) -> String {
         match (self.file(), fix) {
-            (
-                Some(path),
-                Fix::Command {
-                    verb: "fixup",
-                    options,
-                    reason,
-                },
-            ) => {
-                // The file itself stays as it is.
-                let options = format!("{options} > NEW.xml").trim_start().to_owned();
-                Fix::fixup(options, reason).of_file(path)
-            }
-            (Some(path), Fix::Command { verb: "check", .. }) => fix.of_file(path),
+            (Some(path), Fix::Command { verb, .. }) if *verb != "policy" => fix.of_file(path),
             _ => {
                 let by_hand = fix.by_hand(&self.edit());
                 by_hand.unwrap_or_else(|| fix.of_domain(&self.operand()))
@@ -180,7 +168,14 @@ impl Names {
         };
         let vgpu = plan.screens.vgpus.iter().find(|vgpu| vgpu.id == id);
         let is_here = vgpu.is_some_and(|vgpu| vgpu.known.here != Some(Here::Absent));
-        self.command(&Fix::for_device(id, is_here, is_defined(id)))
+        self.command(&Fix::Words(match id {
+            DeviceId::Mdev(uuid) if is_defined(id) => format!("sudo mdevctl start --uuid {uuid}"),
+            DeviceId::Pci(_) if is_here => {
+                "set managed='yes' on the hostdev, so that libvirt takes the device from its driver"
+                    .into()
+            }
+            _ => "name a device that this host has; gfxplane list shows them".into(),
+        }))
     }
 
     /// Returns the reason why a device's display is off although it could be on, and the fixes.

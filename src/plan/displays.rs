@@ -7,7 +7,7 @@ use crate::device::id::DeviceId;
 use crate::domain::policy::{Displays, Unknown};
 use crate::plan::arrangements;
 use crate::plan::planner::{Planner, display_words, how_known};
-use crate::plan::{Fix, Level, Topic};
+use crate::plan::{Fix, Level, Note, Topic};
 use crate::predict::screens::{Found, Screens};
 use crate::predict::versions::PCI_DISPLAY;
 use crate::predict::{About, Danger, Prediction, predict, words};
@@ -46,11 +46,9 @@ impl Planner<'_, '_, '_> {
     pub(super) fn drop_modes(&mut self, place: usize) {
         for name in ["xres", "yres"] {
             let vgpu = &self.screens.vgpus[place];
-            let is_said = vgpu.set.contains_key(name) || vgpu.properties.contains_key(name);
-            if !is_said {
+            let reason = if vgpu.own(name).is_none() {
                 continue;
-            }
-            let reason = if !vgpu.display {
+            } else if !vgpu.display {
                 "needs display='on'"
             } else if vgpu.found() == [Found::Region] || vgpu.has_edid() == Some(false) {
                 "needs a display with an EDID region, and this device has none"
@@ -152,9 +150,8 @@ impl Planner<'_, '_, '_> {
         }
     }
 
-    fn off(&mut self, id: DeviceId, text: String, fixes: Vec<Fix>) {
-        let about = About::Device(id);
-        self.note_with(Topic::Off, Level::Info, about, text, fixes, None);
+    fn off(&mut self, id: DeviceId, text: String, fixes: Vec<Fix>) -> &mut Note {
+        self.note_on(Topic::Off, Level::Info, About::Device(id), text, fixes)
     }
 
     /// Returns the screens with the display at `place` switched on, and their prediction.
@@ -211,10 +208,9 @@ impl Planner<'_, '_, '_> {
                 let text = format!(
                     "it has a display ({words}); to show it, a way to see the screen would be lost"
                 );
-                let fixes = vec![Fix::consent(&arrangement.losses())];
-                let consent = arrangement.loses().into_iter().next();
-                let about = About::Device(id);
-                self.note_with(Topic::Off, Level::Info, about, text, fixes, consent);
+                let loss = arrangement.loss();
+                let fix = loss.map(|loss| Fix::consent(&loss.to_string()));
+                self.off(id, text, Vec::from_iter(fix)).consent = loss;
             }
             None => {
                 let text = format!(

@@ -29,8 +29,9 @@ impl Planner<'_, '_, '_> {
         let about = About::Device(vgpu.id);
         if !self.policy.consent.contains(&Consent::Video) {
             let text = "the policy asks for the vGPU to be the only screen; the guest would lose its emulated video card";
-            let (fixes, consent) = (vec![Fix::consent("video")], Some(Consent::Video));
-            self.note_with(Topic::Other, Level::Info, about, text, fixes, consent);
+            let fixes = [Fix::consent("video")];
+            let note = self.note_on(Topic::Other, Level::Info, about, text, fixes);
+            note.consent = Some(Consent::Video);
             return;
         }
         let mut without = self.screens.clone();
@@ -43,8 +44,8 @@ impl Planner<'_, '_, '_> {
                 .is_some_and(|arrangement| arrangement.is_allowed(consent));
         if !helps {
             let text = "the policy asks for the vGPU to be the only screen; without the emulated card the domain would not start, or no graphics would show that screen";
-            let fixes = vec![Fix::consent("all")];
-            self.note_with(Topic::Other, Level::Warn, about, text, fixes, None);
+            let fixes = [Fix::consent("all")];
+            self.note_on(Topic::Other, Level::Warn, about, text, fixes);
             return;
         }
         let reason = format!(
@@ -52,7 +53,7 @@ impl Planner<'_, '_, '_> {
             vgpu.id
         );
         self.screens = without;
-        self.consented(Action::VideoNone, reason, Some(Consent::Video));
+        self.change(Action::VideoNone, reason).consent = Some(Consent::Video);
     }
 
     /// Arranges the graphics so that they show each known display that is on, or adds a note why
@@ -91,8 +92,7 @@ impl Planner<'_, '_, '_> {
 
     pub(super) fn make(&mut self, arrangement: Arrangement) {
         self.screens = arrangement.screens;
-        let changes = arrangement.changes.into_iter().map(Some);
-        self.changes.extend(changes);
+        self.changes.extend(arrangement.changes);
     }
 
     /// Adds a note about the problem in `now`, with what the user can do. `now` is the prediction
@@ -108,8 +108,8 @@ impl Planner<'_, '_, '_> {
             Outcome::Yes => Topic::Seen,
             _ => Topic::Start,
         };
-        let consent = found.and_then(|arrangement| arrangement.loses().into_iter().next());
-        self.note_with(topic, level, about, text, fixes, consent);
+        let consent = found.and_then(Arrangement::loss);
+        self.note_on(topic, level, about, text, fixes).consent = consent;
     }
 
     /// Returns severity, subject and text of the note that [`Self::refused`] adds; `None` if the
@@ -257,9 +257,9 @@ fn by_fixup(arrangement: &Arrangement) -> Fix {
         .iter()
         .map(|change| words(&change.action))
         .collect();
-    let options = match arrangement.losses() {
-        losses if losses.is_empty() => "--policy full".to_owned(),
-        losses => format!("--consent {losses}"),
+    let options = match arrangement.loss() {
+        None => "--policy full".to_owned(),
+        Some(loss) => format!("--consent {loss}"),
     };
     let what = what.join(", ");
     Fix::fixup(

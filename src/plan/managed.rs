@@ -9,7 +9,7 @@ use crate::device::id::DeviceId;
 use crate::domain::policy::{Policy, Unknown};
 use crate::domain::{Domain, Hostdev, Video};
 use crate::plan::planner::{Planner, how_known};
-use crate::plan::{Action, Change, Level, Plan, Topic};
+use crate::plan::{Action, Change, Level, Plan};
 use crate::predict::abilities::Abilities;
 use crate::predict::screens::{Card, Screens, Vgpu};
 use crate::predict::versions::PCI_DISPLAY;
@@ -156,7 +156,7 @@ impl Planner<'_, '_, '_> {
 
     fn switch_on_what_is_wanted(&mut self, is_wanted: &dyn Fn(&Hostdev<'_, '_>) -> bool) {
         // If a change of this plan switches a display off, it already gives the reason.
-        let changes = self.changes.iter().flatten();
+        let changes = self.changes.iter();
         let said: HashSet<DeviceId> = changes
             .filter_map(|change| match change.action {
                 Action::Display { device, .. } => Some(device),
@@ -214,7 +214,7 @@ impl Planner<'_, '_, '_> {
         let off = |change: &Change| matches!(change.action, Action::Ramfb { on: false, .. });
         let vgpus = &self.screens.vgpus;
         let has_one = self.has_ramfb_video() || vgpus.iter().any(|vgpu| vgpu.ramfb);
-        if has_one || !self.changes.iter().flatten().any(off) || !self.screens.has_fw_cfg_dma {
+        if has_one || !self.changes.iter().any(off) || !self.screens.has_fw_cfg_dma {
             return;
         }
         if let Some(place) = vgpus.iter().position(|vgpu| vgpu.display && vgpu.is_pci) {
@@ -232,7 +232,7 @@ impl Planner<'_, '_, '_> {
             return;
         };
         let is_dark = self.is_dark(&predict(&self.screens, self.abilities));
-        if !is_dark || !self.changes.iter().flatten().any(off) {
+        if !is_dark || !self.changes.iter().any(off) {
             return;
         }
         self.screens.none_cards -= 1;
@@ -257,20 +257,7 @@ impl Planner<'_, '_, '_> {
             (vgpu.display && vgpu.is_pci).then(|| (Level::Warn, text, fix.into()))
         });
         self.no_screen(after);
-        let (level, what, refusal) = match after.outcome.refused() {
-            None => return,
-            Some((refusal, None)) => (Level::Fail, "will", refusal),
-            Some((refusal, Some(_))) => (Level::Warn, "may", refusal),
-        };
-        // A note about the device has already said what is unknown.
-        if level == Level::Fail || self.notes.iter().all(|note| note.level < Level::Warn) {
-            let text = format!(
-                "{} {what} refuse to start the domain: \"{}\"",
-                refusal.by().word(),
-                refusal.message
-            );
-            self.note_on(Topic::Start, level, refusal.about, text, &[]);
-        }
+        self.how_it_ends(after);
     }
 }
 

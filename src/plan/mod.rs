@@ -196,29 +196,16 @@ impl Fix {
         }
     }
 
-    /// Returns what the user can do if libvirt can't prepare a device. `is_here`: whether the host
-    /// has the device. `is_defined`: whether mdevctl has a definition of it, and can start it.
-    pub fn for_device(device: DeviceId, is_here: bool, is_defined: bool) -> Self {
-        Fix::Words(match device {
-            DeviceId::Mdev(uuid) if is_defined => format!("sudo mdevctl start --uuid {uuid}"),
-            DeviceId::Pci(_) if is_here => {
-                "set managed='yes' on the hostdev, so that libvirt takes the device from its driver"
-                    .into()
-            }
-            _ => "name a device that this host has; gfxplane list shows them".into(),
-        })
-    }
-
     /// Returns the fix as a command that changes libvirt's definition (`--define`), or in words.
     /// `domain` is the domain as a command's argument.
     pub fn of_domain(&self, domain: &str) -> String {
-        self.about(domain, " --define")
+        self.about(domain, "--define", "")
     }
 
-    /// Returns the fix as a command for a domain in a file, or in words. `file` is the file as a
-    /// command's argument.
-    pub fn of_file(&self, file: &str) -> String {
-        self.about(file, "")
+    /// Returns the fix as a command that the user can type, or in words, for a domain in a file,
+    /// which stays as it is. `file` is the file as a command's argument.
+    pub(crate) fn of_file(&self, file: &str) -> String {
+        self.about(file, "", "> NEW.xml")
     }
 
     /// Returns a [`Fix::Words`] as a line for a shell; `None` for a [`Fix::Command`]. Words that
@@ -237,32 +224,34 @@ impl Fix {
         }
     }
 
-    fn about(&self, subject: &str, define: &str) -> String {
-        let Fix::Command {
-            verb,
-            options,
-            reason,
-        } = self
-        else {
-            return self.to_string();
+    /// Returns the fix as a command or in words. A fixup has `option` after its subject, and
+    /// `output` at its end.
+    fn about(&self, subject: &str, option: &str, output: &str) -> String {
+        let (verb, options, reason) = match self {
+            Fix::Words(text) => return text.clone(),
+            Fix::Command {
+                verb,
+                options,
+                reason,
+            } => (*verb, options, reason),
         };
-        let define = if *verb == "fixup" { define } else { "" };
-        let space = if options.is_empty() { "" } else { " " };
-        let command = format!("gfxplane {verb} {subject}{define}{space}{options}");
-        if reason.is_empty() {
-            command
-        } else {
-            format!("{command} # {reason}")
-        }
+        let (option, output) = match verb {
+            "fixup" => (option, output),
+            _ => ("", ""),
+        };
+        let reason = match reason.as_str() {
+            "" => String::new(),
+            reason => format!("# {reason}"),
+        };
+        let all = ["gfxplane", verb, subject, option, options, output, &reason];
+        let words: Vec<&str> = all.into_iter().filter(|word| !word.is_empty()).collect();
+        words.join(" ")
     }
 }
 
 impl fmt::Display for Fix {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Fix::Command { .. } => f.write_str(&self.of_domain("DOMAIN")),
-            Fix::Words(text) => f.write_str(text),
-        }
+        f.write_str(&self.of_domain("DOMAIN"))
     }
 }
 

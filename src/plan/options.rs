@@ -34,9 +34,7 @@ impl Planner<'_, '_, '_> {
             } else {
                 continue;
             };
-            let is_global = !vgpu.ramfb_asked
-                && !vgpu.set.contains_key("ramfb")
-                && !vgpu.properties.contains_key("ramfb");
+            let is_global = !vgpu.ramfb_asked && vgpu.own("ramfb").is_none();
             if !vgpu.is_pci || is_global {
                 continue;
             }
@@ -137,9 +135,8 @@ impl Planner<'_, '_, '_> {
     pub(super) fn opregion_that_is_not_there(&mut self) {
         for place in 0..self.screens.vgpus.len() {
             let vgpu = &self.screens.vgpus[place];
-            let is_global =
-                !vgpu.set.contains_key(OPREGION) && !vgpu.properties.contains_key(OPREGION);
-            let is_asked = vgpu.is_pci && !is_global && vgpu.switch(OPREGION) == Some(true);
+            let is_own = vgpu.own(OPREGION).is_some();
+            let is_asked = vgpu.is_pci && is_own && vgpu.switch(OPREGION) == Some(true);
             if !is_asked || vgpu.has_opregion() != Some(false) {
                 continue;
             }

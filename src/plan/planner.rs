@@ -5,7 +5,7 @@
 use std::collections::{HashMap, HashSet};
 
 use crate::device::id::DeviceId;
-use crate::domain::policy::{Consent, Displays, Policy};
+use crate::domain::policy::{Displays, Policy};
 use crate::domain::{Domain, Hostdev};
 use crate::plan::{Action, Change, Fix, Level, Note, Plan, Topic};
 use crate::predict::abilities::Abilities;
@@ -52,12 +52,13 @@ pub fn plan(
 /// the domain as it was (`screens`). For example, a step may move a setting that a later step
 /// removes because it can't work.
 fn settled(changes: Vec<Change>, screens: &Screens) -> Vec<Change> {
-    // Of two changes with the same key, the later one counts.
+    // Of two changes with the same key, the later one counts. A display is set in one place, the
+    // attribute or the property. ramfb may need a change of both.
     let same = |action: &Action| match action {
-        Action::Display { device, .. } => Some((*device, 0, String::new())),
-        Action::Ramfb { device, .. } => Some((*device, 1, String::new())),
+        Action::Display { device, .. } => Some((*device, "display".to_owned())),
+        Action::Ramfb { device, .. } => Some((*device, "attribute ramfb".to_owned())),
         Action::SetProperty { device, name, .. } | Action::RemoveProperty { device, name } => {
-            Some((*device, 2, name.clone()))
+            Some((*device, name.clone()))
         }
         _ => None,
     };
@@ -91,18 +92,18 @@ pub(super) struct Planner<'p, 'd, 'a> {
     pub(super) domain: &'p Domain<'d, 'a>,
     pub(super) abilities: &'p Abilities,
     pub(super) policy: &'p Policy,
+    /// The screens before the changes.
+    before: &'p Screens,
+    /// The screens after the changes.
     pub(super) screens: Screens,
-    /// The changes; `None` for a change that a later step has dropped.
-    pub(super) changes: Vec<Option<Change>>,
-    /// The indices in `changes` of the changes that set a property, by device and name.
-    put: HashMap<(DeviceId, String), Vec<usize>>,
+    pub(super) changes: Vec<Change>,
     pub(super) notes: Vec<Note>,
 }
 
 impl<'p, 'd, 'a> Planner<'p, 'd, 'a> {
     pub(super) fn new(
         domain: &'p Domain<'d, 'a>,
-        screens: &Screens,
+        screens: &'p Screens,
         abilities: &'p Abilities,
         policy: &'p Policy,
     ) -> Self {
@@ -110,9 +111,9 @@ impl<'p, 'd, 'a> Planner<'p, 'd, 'a> {
             domain,
             abilities,
             policy,
+            before: screens,
             screens: screens.clone(),
             changes: Vec::new(),
-            put: HashMap::new(),
             notes: Vec::new(),
         }
     }
@@ -127,12 +128,12 @@ impl<'p, 'd, 'a> Planner<'p, 'd, 'a> {
         steps: impl FnOnce(&mut Self),
         remarks: impl FnOnce(&mut Self, &Prediction),
     ) -> Plan {
-        let screens = self.screens.clone();
-        let before = predict(&screens, self.abilities);
-        // If a device or a type of graphics occurs twice, only the owner knows which is meant.
+        let screens = self.before;
+        let before = predict(screens, self.abilities);
+        // If a device or a type of graphics occurs twice, for example, only the owner knows which
+        // is meant.
         let is_clear = !screens.vgpus.is_empty()
-            && !screens.is_ambiguous()
-            && !libvirt::is_beyond_repair(&screens, self.abilities)
+            && !libvirt::is_beyond_repair(screens, self.abilities)
             // If managed='yes' takes a vGPU away, the owner has to decide.
             && screens.vgpus.iter().all(|vgpu| vgpu.lost.is_none());
         if is_clear && self.policy.display != Displays::Off {
@@ -155,11 +156,10 @@ impl<'p, 'd, 'a> Planner<'p, 'd, 'a> {
         };
         self.notes.retain(|note| !is_settled(note));
         remarks(&mut self, &after);
-        let changes = std::mem::take(&mut self.changes).into_iter().flatten();
-        let changes = settled(changes.collect(), &screens);
+        let changes = settled(std::mem::take(&mut self.changes), screens);
         Plan {
             before,
-            host: libvirt::host(&screens, self.abilities),
+            host: libvirt::host(screens, self.abilities),
             changes: self.told(changes),
             notes: self.notes,
             after,
@@ -198,25 +198,12 @@ impl<'p, 'd, 'a> Planner<'p, 'd, 'a> {
         &self.domain.hostdevs[vgpu.place]
     }
 
-    pub(super) fn change(&mut self, action: Action, reason: impl Into<String>) {
-        self.consented(action, reason, None);
-    }
-
-    pub(super) fn consented(
-        &mut self,
-        action: Action,
-        reason: impl Into<String>,
-        consent: Option<Consent>,
-    ) {
-        if let Action::SetProperty { device, name, .. } = &action {
-            let all = self.put.entry((*device, name.clone())).or_default();
-            all.push(self.changes.len());
-        }
-        self.changes.push(Some(Change {
+    pub(super) fn change(&mut self, action: Action, reason: impl Into<String>) -> &mut Change {
+        self.changes.push_mut(Change {
             action,
             reason: reason.into(),
-            consent,
-        }));
+            consent: None,
+        })
     }
 
     pub(super) fn note(
@@ -226,7 +213,7 @@ impl<'p, 'd, 'a> Planner<'p, 'd, 'a> {
         text: impl Into<String>,
         fixes: &[&str],
     ) {
-        self.note_on(Topic::Other, level, about, text, fixes);
+        self.note_on(Topic::Other, level, about, text, fixes.iter().copied());
     }
 
     pub(super) fn note_on(
@@ -235,27 +222,13 @@ impl<'p, 'd, 'a> Planner<'p, 'd, 'a> {
         level: Level,
         about: About,
         text: impl Into<String>,
-        fixes: &[&str],
-    ) {
-        let fixes = fixes.iter().map(|fix| Fix::from(*fix)).collect();
-        self.note_with(topic, level, about, text, fixes, None);
-    }
-
-    pub(super) fn note_with(
-        &mut self,
-        topic: Topic,
-        level: Level,
-        about: About,
-        text: impl Into<String>,
-        fixes: Vec<Fix>,
-        consent: Option<Consent>,
-    ) {
-        self.notes.push(Note {
+        fixes: impl IntoIterator<Item: Into<Fix>>,
+    ) -> &mut Note {
+        self.notes.push_mut(Note {
             topic,
-            fixes,
-            consent,
+            fixes: fixes.into_iter().map(Into::into).collect(),
             ..Note::new(level, about, text)
-        });
+        })
     }
 
     /// Sets a property of the vGPU at `place` in `qemu:override`.
@@ -281,8 +254,11 @@ impl<'p, 'd, 'a> Planner<'p, 'd, 'a> {
     pub(super) fn set_display(&mut self, place: usize, on: bool, reason: impl Into<String>) {
         let reason = reason.into();
         self.take_settings_out(place, "display", &reason);
-        self.forget_property(place, "display");
+        let was_overridden = self.before.vgpus[place].properties.contains_key("display");
         let vgpu = &mut self.screens.vgpus[place];
+        if !was_overridden {
+            vgpu.properties.remove("display");
+        }
         vgpu.set_display(on);
         let device = vgpu.id;
         self.change(Action::Display { device, on }, reason);
@@ -304,21 +280,6 @@ impl<'p, 'd, 'a> Planner<'p, 'd, 'a> {
         }
         if is_asked != on || !is_overridden {
             self.change(Action::Ramfb { device, on }, reason);
-        }
-    }
-
-    /// Drops a property that an earlier step, not the user, has put into `qemu:override`.
-    fn forget_property(&mut self, place: usize, property: &str) {
-        let vgpu = &mut self.screens.vgpus[place];
-        if !vgpu.properties.contains_key(property) {
-            return;
-        }
-        if let Some(all) = self.put.remove(&(vgpu.id, property.to_owned())) {
-            for at in all {
-                self.changes[at] = None;
-            }
-            vgpu.properties.remove(property);
-            vgpu.mistyped.remove(property);
         }
     }
 

@@ -44,7 +44,7 @@ pub(super) fn fix_of(refusal: &Refusal) -> Option<&'static str> {
 impl Planner<'_, '_, '_> {
     /// Adds the last notes. `after` is the prediction with all changes.
     pub(super) fn remarks(&mut self, after: &Prediction) {
-        if self.screens.vgpus.is_empty() && self.screens.misread.is_empty() {
+        if self.screens.vgpus.is_empty() && self.screens.settings.misread.is_empty() {
             return;
         }
         self.how_it_ends(after);
@@ -68,7 +68,7 @@ impl Planner<'_, '_, '_> {
 
     /// Adds a note if the start is refused or in doubt, unless an earlier note is at least as
     /// severe. If a `-set` that QEMU no longer accepts is left, a refusal always gets its note.
-    fn how_it_ends(&mut self, after: &Prediction) {
+    pub(super) fn how_it_ends(&mut self, after: &Prediction) {
         let said = |level| self.notes.iter().any(|note| note.level >= level);
         match &after.outcome {
             Outcome::No(refusal)
@@ -87,12 +87,12 @@ impl Planner<'_, '_, '_> {
                     );
                 }
                 let text = refusal.will();
-                self.note_on(Topic::Start, Level::Fail, refusal.about, text, &fixes);
+                self.note_on(Topic::Start, Level::Fail, refusal.about, text, fixes);
             }
             Outcome::Doubt { refusal, because } if !said(Level::Warn) => {
                 let fixes = Vec::from_iter(fix_of(refusal));
                 let text = refusal.may(because);
-                self.note_on(Topic::Start, Level::Warn, refusal.about, text, &fixes);
+                self.note_on(Topic::Start, Level::Warn, refusal.about, text, fixes);
             }
             _ => {}
         }
@@ -155,21 +155,21 @@ impl Planner<'_, '_, '_> {
                 words::CONSOLE_NEEDS_DMABUF
             );
             let fix = "remove VNC, and use spice with gl that listens on a socket or nowhere";
-            self.note(Level::Warn, about(last), text, &[fix]);
+            self.note(Level::Warn, last.about(), text, &[fix]);
         }
         for danger in &after.dangers {
             if let Some((text, fix)) = danger.fault() {
-                self.note(Level::Warn, about(&danger.screen), text, &[&fix]);
+                self.note(Level::Warn, danger.screen.about(), text, &[&fix]);
             }
         }
         for head in &after.heads {
             if head.shown_by.is_empty() && head.of.device().is_some() {
                 let fix = "add spice with gl that listens on a socket or nowhere";
                 let (about, text) = (
-                    about(&head.of),
+                    head.of.about(),
                     "none of the domain's graphics shows its screen",
                 );
-                self.note_on(Topic::Seen, Level::Warn, about, text, &[fix]);
+                self.note_on(Topic::Seen, Level::Warn, about, text, [fix]);
             }
         }
         let ramfb = self.screens.vgpus.iter().any(|vgpu| vgpu.ramfb);
@@ -245,8 +245,4 @@ impl Planner<'_, '_, '_> {
             self.note(Level::Info, About::Device(vgpu.id), text, &[]);
         }
     }
-}
-
-fn about(head: &HeadOf) -> About {
-    head.device().map_or(About::Domain, About::Device)
 }

@@ -8,7 +8,7 @@ mod device;
 mod syntax;
 mod told;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 pub use device::Device;
@@ -37,7 +37,8 @@ pub struct Arguments {
     pub on_pci: Vec<String>,
     /// Each `-device` that makes a screen or is a vfio device, in the order of the arguments.
     pub devices: Vec<Device>,
-    /// Each `-global` for vfio devices, in their order: later ones overrule earlier ones.
+    /// The last `-global` for each driver of vfio devices and each property, in their order: a
+    /// later one wins.
     pub globals: Vec<Global>,
     /// Each `-set` for a device not the user's own, in their order: later ones overrule earlier
     /// ones.
@@ -90,8 +91,8 @@ pub struct Global {
     pub driver: String,
     /// The name of the property that is set.
     pub property: String,
-    /// The property's value.
-    pub value: String,
+    /// The property's value. It may be long, and all devices of the driver have it.
+    pub value: Arc<str>,
 }
 
 /// A `-set device.ID.PROPERTY=VALUE`.
@@ -148,6 +149,25 @@ const WITH_A_VALUE: [&str; 8] = [
     "-vnc",
 ];
 
+/// Splits the user's words into options, as QEMU does. Returns the place of each option among the
+/// words, the option with one dash, and its value.
+pub(crate) fn options<'v>(
+    words: impl IntoIterator<Item = &'v str>,
+) -> impl Iterator<Item = (usize, &'v str, Option<&'v str>)> {
+    let mut words = words.into_iter().enumerate().peekable();
+    std::iter::from_fn(move || {
+        let (place, word) = words.next()?;
+        let option = word.strip_prefix('-').filter(|w| w.starts_with('-'));
+        let option = option.unwrap_or(word);
+        let takes = !is_in(SWITCHES, option)
+            && !matches!(option, "-nographic" | "-sdl" | "-curses")
+            && option.starts_with('-');
+        let is_value = |next: &str| WITH_A_VALUE.contains(&option) || !next.starts_with('-');
+        let value = words.next_if(|(_, next)| takes && is_value(next));
+        Some((place, option, value.map(|(_, value)| value)))
+    })
+}
+
 impl Arguments {
     /// Reads the `value` of each `<qemu:arg>`, in the order of the XML.
     pub fn read<'v>(values: impl IntoIterator<Item = &'v str>) -> Self {
@@ -156,15 +176,7 @@ impl Arguments {
         // The devices that a -set finds, by id: devices in option syntax that come before the -set.
         let mut own: BTreeMap<String, usize> = BTreeMap::new();
         let mut display_unread = None;
-        let mut words = values.into_iter().peekable();
-        while let Some(word) = words.next() {
-            let option = word.strip_prefix('-').filter(|w| w.starts_with('-'));
-            let option = option.unwrap_or(word);
-            let takes = !is_in(SWITCHES, option)
-                && !matches!(option, "-nographic" | "-sdl" | "-curses")
-                && option.starts_with('-');
-            let is_value = |next: &&str| WITH_A_VALUE.contains(&option) || !next.starts_with('-');
-            let value = words.next_if(|next| takes && is_value(next));
+        for (_, option, value) in options(values) {
             match (option, value) {
                 ("-display", Some(value)) => match local(value) {
                     Some(Ok(display)) => {
@@ -206,7 +218,7 @@ impl Arguments {
                     }
                     None => read.not_read("-device"),
                 },
-                ("-global", Some(value)) => read.globals.extend(global(value)),
+                ("-global", Some(value)) => read.own_global(value),
                 ("-set", Some(value)) => read.own_set(value, &own, &mut devices),
                 ("-spice" | "-readconfig", _) => read.not_read(option),
                 (option, None) if WITH_A_VALUE.contains(&option) => read.not_read(option),
@@ -218,6 +230,15 @@ impl Arguments {
             read.not_read(&text);
         }
         read
+    }
+
+    fn own_global(&mut self, value: &str) {
+        if let Some(new) = global(value) {
+            let is_other =
+                |old: &Global| (&old.driver, &old.property) != (&new.driver, &new.property);
+            self.globals.retain(is_other);
+            self.globals.push(new);
+        }
     }
 
     /// Reads a `-set`. For a device of the user's own, sets the property in `devices`, where `own`
@@ -272,62 +293,15 @@ impl Arguments {
         }
     }
 
-    /// Returns a function from a device's driver to the values that `-global` gives to its
-    /// properties. Devices of one driver share these values.
-    pub(crate) fn globals(&self) -> impl Fn(&str) -> Globals + use<> {
-        let mut by_driver: HashMap<String, BTreeMap<String, (usize, String)>> = HashMap::new();
-        for (at, global) in self.globals.iter().enumerate() {
-            let values = by_driver.entry(global.driver.clone()).or_default();
-            values.insert(global.property.clone(), (at, global.value.clone()));
-        }
-        let by_driver: HashMap<String, Values> = by_driver
-            .into_iter()
-            .map(|(driver, values)| (driver, Arc::new(values)))
-            .collect();
-        move |driver| {
-            let of = |driver: &str| by_driver.get(driver).cloned().unwrap_or_default();
-            // vfio-pci-nohotplug is derived from vfio-pci.
-            let is_derived = driver.starts_with("vfio-pci-");
-            Globals {
-                own: of(driver),
-                derived: if is_derived {
-                    of("vfio-pci")
-                } else {
-                    Arc::default()
-                },
-                passed_over: BTreeSet::new(),
-            }
-        }
-    }
-}
-
-/// The last value of each property, with its place among all `-global` arguments.
-type Values = Arc<BTreeMap<String, (usize, String)>>;
-
-/// The values that `-global` gives to the properties of a device.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Globals {
-    own: Values,
-    /// The values of the driver from which the device's own driver is derived.
-    derived: Values,
-    passed_over: BTreeSet<&'static str>,
-}
-
-impl Globals {
-    /// Returns the last value that `-global` gives to a property; `None` if there is none, or if
-    /// another argument sets the property ([`Globals::pass_over`]).
-    pub fn get(&self, property: &str) -> Option<&String> {
-        if self.passed_over.contains(property) {
-            return None;
-        }
-        let both = [&self.own, &self.derived];
-        let last = both.into_iter().filter_map(|values| values.get(property));
-        last.max_by_key(|(at, _)| at).map(|(_, value)| value)
-    }
-
-    /// Ignores what `-global` gives to a property, because another argument sets the property.
-    pub(crate) fn pass_over(&mut self, property: &'static str) {
-        self.passed_over.insert(property);
+    /// Returns the values that `-global` gives to the properties of a device with this driver.
+    pub(crate) fn globals(&self, driver: &str) -> BTreeMap<String, Arc<str>> {
+        // vfio-pci-nohotplug is derived from vfio-pci.
+        let is_derived = driver.starts_with("vfio-pci-");
+        let reaches =
+            |global: &&Global| global.driver == driver || is_derived && global.driver == "vfio-pci";
+        let all = self.globals.iter().filter(reaches);
+        all.map(|global| (global.property.clone(), global.value.clone()))
+            .collect()
     }
 }
 
@@ -414,8 +388,11 @@ fn local(text: &str) -> Option<Result<Display, String>> {
     }))
 }
 
-/// Reads the value of `-global` (`qemu_global_option`, system/qdev-monitor.c); `None` if it is
-/// about something other than vfio devices.
+/// The properties for which a `-global` is read.
+const GLOBALS: &str = "display ramfb x-igd-opregion x-no-mmap x-vga xres yres";
+
+/// Reads the value of `-global` (`qemu_global_option`, system/qdev-monitor.c); `None` if it is not
+/// for one of these properties of vfio devices.
 fn global(text: &str) -> Option<Global> {
     let short = || {
         let (driver, rest) = text.split_once('.')?;
@@ -434,10 +411,10 @@ fn global(text: &str) -> Option<Global> {
         Some((get("driver")?, get("property")?, get("value")?))
     };
     let (driver, property, value) = short().or_else(long)?;
-    driver.starts_with("vfio-pci").then_some(Global {
+    (is_vfio(&driver) && is_in(GLOBALS, &property)).then(|| Global {
         driver,
         property,
-        value,
+        value: value.into(),
     })
 }
 

@@ -22,7 +22,6 @@ use crate::predict::{
 /// A screen as QEMU's console layer sees it.
 pub(super) struct Console {
     pub(super) of: HeadOf,
-    pub(super) about: About,
     /// True for QEMU's flag `GRAPHIC_FLAGS_GL`: the screen needs OpenGL.
     pub(super) gl: bool,
     /// True for QEMU's flag `GRAPHIC_FLAGS_DMABUF`: the screen is a dmabuf.
@@ -191,7 +190,7 @@ fn bind(rows: &[Row], consoles: &[Console]) -> Bound {
                 bound.vnc = false;
             }
             if row.fatal && bound.refusal.is_none() {
-                let refusal = Refusal::new(Stage::Qemu, console.about, message, always);
+                let refusal = Refusal::new(Stage::Qemu, console.of.about(), message, always);
                 bound.refusal = Some((row.kind, refusal));
             }
         }

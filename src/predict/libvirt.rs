@@ -14,7 +14,7 @@ use crate::device::facts::{Display, Reason};
 use crate::device::id::DeviceId;
 use crate::domain::{GraphicsType, Misread};
 use crate::predict::abilities::Abilities;
-use crate::predict::screens::{Here, Screens, Vgpu};
+use crate::predict::screens::{Frontend, Here, Screens, Vgpu};
 use crate::predict::versions::Libvirt;
 use crate::predict::{About, Refusal, Stage};
 
@@ -77,7 +77,7 @@ const HOSTDEV: [OfHostdev; 3] = [
 const TWICE: [OfDomain; 4] = [
     OfDomain::define(
         "Hostdev already exists in the domain configuration",
-        |_, screens| if_so(screens.has_a_device_twice),
+        |_, screens| if_so(screens.settings.has_a_device_twice),
     ),
     OfDomain::define(
         "Only one vgpu device can have 'ramfb' enabled",
@@ -85,7 +85,7 @@ const TWICE: [OfDomain; 4] = [
     )
     .repairable(),
     OfDomain::define("non unique alias detected: {}", |_, screens| {
-        screens.alias_twice.clone()
+        screens.settings.alias_twice.clone()
     }),
     OfDomain::define(
         "Only one primary video device is supported",
@@ -157,12 +157,16 @@ fn broken<'w>(world: &'w World<'w>) -> impl Iterator<Item = Broken> + 'w {
     let no_bus = (screens.lacks_pci && screens.vgpus.iter().any(|vgpu| vgpu.is_pci))
         .then(|| define("No PCI buses available"));
     // src/conf/domain_addr.c, virDomainPCIAddressReserveAddrInternal
-    let address_twice = screens.address_twice.as_ref();
+    let address_twice = screens.settings.address_twice.as_ref();
     let address_twice = address_twice
         .map(|address| define(format!("Attempted double use of PCI Address {address}")));
     let has_spice = world.has_graphics(GraphicsType::Spice);
     // src/qemu/qemu_validate.c, qemuValidateDomainChrSourceDef
-    let chardevs = screens.spice_chardevs.iter().filter(move |_| !has_spice);
+    let chardevs = screens
+        .settings
+        .spice_chardevs
+        .iter()
+        .filter(move |_| !has_spice);
     let chardevs = chardevs.map(move |kind| {
         define(format!(
             "chardev '{kind}' not supported without spice graphics"
@@ -171,9 +175,9 @@ fn broken<'w>(world: &'w World<'w>) -> impl Iterator<Item = Broken> + 'w {
     let desktop = screens
         .desktop
         .then(|| define("desktop graphics are not supported with this QEMU"));
-    let audio = (screens.audio.iter().any(|kind| kind == "spice") && !has_spice)
+    let audio = (screens.settings.audio.iter().any(|kind| kind == "spice") && !has_spice)
         .then(|| define("Spice audio is not supported without spice graphics"));
-    let sound = (screens.sound && world.lacks_audio).then(|| Broken {
+    let sound = (screens.settings.sound && world.lacks_audio).then(|| Broken {
         refusal: Refusal::new(Stage::Arguments, About::Domain, NO_AUDIO, false),
         repair: true,
     });
@@ -182,11 +186,11 @@ fn broken<'w>(world: &'w World<'w>) -> impl Iterator<Item = Broken> + 'w {
         let about = screens.twice().or_else(ramfb);
         rule.ask(world, screens, about.map_or(About::Domain, About::Device))
     });
-    reported(world, &screens.misread)
+    reported(world, &screens.settings.misread)
         .chain(vgpus(&HOSTDEV_PARSED))
         .chain(no_bus)
         .chain(address_twice)
-        .chain(reported(world, &screens.unfit))
+        .chain(reported(world, &screens.settings.unfit))
         .chain(vgpus(&HOSTDEV))
         .chain(none_beside)
         .chain(each(world, &screens.cards, |_| About::Domain, &VIDEO))
@@ -226,8 +230,8 @@ pub(super) fn tls(abilities: &Abilities, screens: &Screens) -> Vec<bool> {
 /// to it, but 12.8 could not (measured).
 pub(super) fn daemon_denied(abilities: &Abilities, screens: &Screens) -> Vec<bool> {
     let is_denied = abilities.guests.dbus_daemon_denied == Some(true);
-    match is_denied && screens.frontends.iter().any(|f| f.daemon) {
-        true if screens.unconfined => vec![true, false],
+    match is_denied && screens.frontends.iter().any(Frontend::has_daemon) {
+        true if screens.settings.unconfined => vec![true, false],
         is_denied => vec![is_denied],
     }
 }

@@ -29,6 +29,7 @@ use std::collections::HashSet;
 use serde::{Serialize, Serializer};
 
 use crate::device::id::{DeviceId, serialize_as_text};
+use crate::device::version::Version;
 use crate::domain::GraphicsType;
 use crate::predict::abilities::Abilities;
 use crate::predict::qemu::X;
@@ -250,6 +251,11 @@ impl HeadOf {
             HeadOf::Card(_) => None,
         }
     }
+
+    /// Returns the picture as the subject of a refusal or a note: a card stands for the domain.
+    pub(crate) fn about(&self) -> About {
+        self.device().map_or(About::Domain, About::Device)
+    }
 }
 
 impl std::fmt::Display for HeadOf {
@@ -314,9 +320,9 @@ impl Danger {
                 "ends when the guest is reset, if spice has OpenGL and was built before spice-server 0.15.3",
             ),
         };
-        let fixed = fault.mended.since();
+        let [since, fixed] = [fault.since, fault.until].map(Version::of);
         Some((
-            format!("QEMU {} before {fixed} {what}", fault.since.since()),
+            format!("QEMU {since} before {fixed} {what}"),
             format!("QEMU {fixed} or later"),
         ))
     }

@@ -23,9 +23,9 @@ pub(super) fn consoles(screens: &Screens, found: &[Found], libvirt: &Libvirt) ->
         Console {
             qxl: is_qxl(card),
             of: HeadOf::Card(model),
-            about: About::Domain,
             gl: card.gl,
-            dmabuf: card.dmabuf,
+            // blob does not count.
+            dmabuf: card.settings.vhost_user,
             no_mmap: false,
         }
     };
@@ -36,7 +36,6 @@ pub(super) fn consoles(screens: &Screens, found: &[Found], libvirt: &Libvirt) ->
         .map(console)
         .chain(vgpus.map(|(vgpu, found)| Console {
             of: HeadOf::Device(vgpu.id),
-            about: About::Device(vgpu.id),
             gl: *found == Found::Dmabuf,
             dmabuf: *found == Found::Dmabuf,
             qxl: false,
@@ -161,7 +160,10 @@ fn before_devices(screens: &Screens, abilities: &Abilities, qemu: &Qemu, x: X) -
     }
     // -audiodev comes before the devices.
     let is_dbus = local.is_some_and(|(kind, _)| kind == GraphicsType::Dbus);
-    if qemu.has(AUDIO_NEEDS_DBUS) && !is_dbus && screens.audio.iter().any(|kind| kind == "dbus") {
+    if qemu.has(AUDIO_NEEDS_DBUS)
+        && !is_dbus
+        && screens.settings.audio.iter().any(|kind| kind == "dbus")
+    {
         return refuse(About::Domain, words::NO_DBUS_FOR_AUDIO, false);
     }
     None
@@ -182,7 +184,7 @@ pub(crate) enum X {
 /// host's setting is not known.
 fn is_privileged(port: i32, screens: &Screens, abilities: &Abilities) -> bool {
     let first = abilities.guests.first_port.map_or(0, i32::from);
-    (1..first).contains(&port) && !screens.as_root
+    (1..first).contains(&port) && !screens.settings.as_root
 }
 
 /// Returns the ways in which the X server may behave towards SDL: always [`X::Opens`], and the
@@ -216,7 +218,7 @@ pub(crate) fn possible_x(screens: &Screens, abilities: &Abilities) -> Vec<X> {
         let servers = guests.x_servers.as_ref();
         matches!(host, "" | "unix")
             && servers.is_none_or(|all| number.is_none_or(|number| all.contains(&number)))
-            && (screens.unconfined || guests.x_denied != Some(true))
+            && (screens.settings.unconfined || guests.x_denied != Some(true))
     });
     if !is_there {
         possible.push(X::Closed);

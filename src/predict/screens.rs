@@ -11,8 +11,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::device::id::DeviceId;
 use crate::domain::{
-    Domain, GraphicsSettings, GraphicsType, Listen, Misread, QEMU_NAMESPACE, Reach, VideoSettings,
-    in_qemu,
+    Domain, DomainSettings, GraphicsSettings, GraphicsType, Listen, QEMU_NAMESPACE, Reach,
+    VideoSettings, in_qemu,
 };
 use crate::predict::abilities::Abilities;
 use crate::predict::arguments::{Arguments, Device, Setting};
@@ -34,9 +34,6 @@ pub struct Card {
     pub model: Option<String>,
     /// True if the card renders with the host's OpenGL (virtio with accel3d).
     pub gl: bool,
-    /// True if the card hands over dmabufs (virtio served by vhost-user-gpu; `blob` does not
-    /// count).
-    pub dmabuf: bool,
     /// The settings that libvirt's checks depend on.
     pub settings: VideoSettings,
 }
@@ -56,9 +53,6 @@ pub struct Frontend {
     pub listens: bool,
     /// For dbus: true if the display is peer to peer, and not on a bus.
     pub p2p: bool,
-    /// For dbus: true if libvirt starts a dbus-daemon for the display, because it is neither peer
-    /// to peer nor on a bus that has an address.
-    pub daemon: bool,
     /// The path of the frontend's render node; `None` if no node is named.
     pub rendernode: Option<String>,
     /// The settings that libvirt's checks depend on.
@@ -87,32 +81,12 @@ pub struct Screens {
     pub without_kvm: bool,
     /// libvirt's refusal of the guest on a host without KVM; `None` if the guest needs no KVM.
     pub refused_without_kvm: Option<String>,
-    /// True if libvirt's AppArmor driver makes no profile for the guest.
-    pub unconfined: bool,
-    /// True if libvirt runs QEMU as root, because a `<seclabel>` of the domain says so.
-    pub as_root: bool,
-    /// True if the guest's memory is a memfd.
-    pub memfd: bool,
     /// The number of `<video>` elements with model `none`.
     pub none_cards: usize,
-    /// The `type` of each character device that needs spice, such as `spicevmc`.
-    pub spice_chardevs: Vec<String>,
-    /// The `type` of each `<audio>`.
-    pub audio: Vec<String>,
-    /// True if there is a `<sound>`.
-    pub sound: bool,
     /// True if there is a `<graphics type='desktop'>`, which QEMU does not have.
     pub desktop: bool,
-    /// The errors that libvirt's parser reports for the devices, with its messages.
-    pub misread: Vec<Misread>,
-    /// The errors that libvirt reports for whole hostdevs, once all devices are parsed.
-    pub unfit: Vec<Misread>,
-    /// True if two hostdevs of any type, interfaces included, name the same device of the host.
-    pub has_a_device_twice: bool,
-    /// An alias that the user has given to two devices of any kind, if there is one.
-    pub alias_twice: Option<String>,
-    /// A PCI address in the guest that the XML gives to two devices of any kind, if there is one.
-    pub address_twice: Option<String>,
+    /// The settings that libvirt's and QEMU's checks depend on, and that no plan changes.
+    pub settings: DomainSettings,
     /// The user's own arguments for QEMU.
     pub arguments: Arguments,
     /// The cards of the user's own arguments that QEMU creates before all others.
@@ -135,6 +109,12 @@ pub struct Screens {
 }
 
 impl Frontend {
+    /// Returns whether libvirt starts a dbus-daemon for the display: one of type dbus that is
+    /// neither peer to peer nor on a bus that has an address.
+    pub(crate) fn has_daemon(&self) -> bool {
+        self.kind == GraphicsType::Dbus && !self.p2p && !self.settings.has_address
+    }
+
     /// Returns whether libvirt gives QEMU a render node for the frontend.
     pub(crate) fn renders(&self) -> bool {
         match self.kind {
@@ -183,26 +163,16 @@ impl Screens {
             frontends: frontends(domain, abilities),
             without_kvm: domain.virt_type == "qemu",
             refused_without_kvm: refused_without_kvm(domain),
-            unconfined: domain.unconfined,
-            as_root: domain.as_root,
-            memfd: domain.memfd,
             none_cards: domain
                 .videos
                 .iter()
                 .filter(|video| video.model.as_deref() == Some("none"))
                 .count(),
-            spice_chardevs: domain.spice_chardevs.clone(),
-            audio: domain.audio.clone(),
-            sound: domain.sound,
             desktop: domain
                 .graphics
                 .iter()
                 .any(|graphics| graphics.element.attribute("type").as_deref() == Some("desktop")),
-            misread: domain.misread.clone(),
-            unfit: domain.unfit.clone(),
-            has_a_device_twice: domain.has_a_device_twice,
-            alias_twice: domain.alias_twice.clone(),
-            address_twice: domain.address_twice.clone(),
+            settings: domain.settings.clone(),
             arguments: Arguments::read(domain.arguments.iter().map(|a| a.value.as_str())),
             cards_before: Vec::new(),
             cards_after: Vec::new(),
@@ -245,13 +215,6 @@ impl Screens {
     pub(crate) fn lacks_kvm(&self) -> Option<&Vgpu> {
         let mut vgpus = self.vgpus.iter();
         vgpus.find(|vgpu| self.without_kvm && vgpu.known.finding.facts.kvm)
-    }
-
-    /// Returns whether a device or a type of graphics occurs twice. libvirt refuses that, and only
-    /// the owner knows which of the two is meant.
-    pub fn is_ambiguous(&self) -> bool {
-        let kinds: BTreeSet<GraphicsType> = self.frontends.iter().map(|f| f.kind).collect();
-        self.twice().is_some() || kinds.len() < self.frontends.len()
     }
 
     /// Returns the vfio devices in the user's own arguments.
@@ -323,7 +286,6 @@ fn cards(domain: &Domain<'_, '_>) -> Vec<Card> {
             gl: video.settings.accel3d
                 && !video.settings.vhost_user
                 && video.model.as_deref() == Some("virtio"),
-            dmabuf: video.settings.vhost_user,
             settings: video.settings.clone(),
         };
         if video.settings.primary {
@@ -351,9 +313,6 @@ fn frontends(domain: &Domain<'_, '_>, abilities: &Abilities) -> Vec<Frontend> {
                 reach: graphics.listen.reach(abilities.listen_default(kind)),
                 listens: graphics.listen != Listen::None,
                 p2p: graphics.p2p,
-                daemon: kind == GraphicsType::Dbus
-                    && !graphics.p2p
-                    && graphics.element.attribute("address").is_none(),
                 rendernode: graphics.rendernode.clone(),
                 settings: graphics.settings.clone(),
             })

@@ -42,7 +42,7 @@ impl Shape {
         let is_unread = has("commandline")
             || has("capabilities")
             || domain.graphics.iter().any(|one| one.kind.is_none())
-            || screens.is_ambiguous()
+            || screens.settings.has_a_device_twice
             || screens.lacks_kvm().is_some();
         if is_unread {
             return None;
@@ -142,7 +142,7 @@ fn of_card(card: &Card, video: Option<&Video<'_, '_>>) -> Option<String> {
         let mut children = element.children();
         let is_plain = children.all(|child| match child.name() {
             "address" | "alias" | "model" => true,
-            "driver" => card.dmabuf,
+            "driver" => card.settings.vhost_user,
             _ => false,
         });
         let is_plain_model = element.child("model").is_none_or(|model| {
@@ -155,7 +155,7 @@ fn of_card(card: &Card, video: Option<&Video<'_, '_>>) -> Option<String> {
                 _ => false,
             }) && children.all(|child| matches!(child.name(), "acceleration" | "resolution"))
         });
-        let is_3d_read = !video.settings.accel3d || card.gl || card.dmabuf;
+        let is_3d_read = !video.settings.accel3d || card.gl || card.settings.vhost_user;
         if !is_plain || !is_plain_model || !is_3d_read {
             return None;
         }
@@ -163,7 +163,7 @@ fn of_card(card: &Card, video: Option<&Video<'_, '_>>) -> Option<String> {
     // libvirt chooses the model by the cards that this QEMU has.
     let mut words = vec![card.model.as_deref().unwrap_or("default")];
     words.extend(card.gl.then_some("gl"));
-    words.extend(card.dmabuf.then_some("vhost-user"));
+    words.extend(card.settings.vhost_user.then_some("vhost-user"));
     Some(words.join(" "))
 }
 
@@ -307,20 +307,13 @@ mod tests {
 
     #[test]
     fn words() {
-        let dmabuf = hostdev(2, "display='on' ramfb='on'");
         let region = hostdev(1, "display='on'");
         let off = hostdev(2, "display='off'");
-        let other_off = hostdev(3, "display='off'");
         let vga = "<video><model type='vga' vram='16384' heads='1' primary='yes'/></video>";
         let virtio = "<video><model type='virtio'><acceleration accel3d='yes'/></model></video>";
         let egl =
             "<graphics type='vnc' autoport='yes' listen='0.0.0.0'/><graphics type='egl-headless'/>";
         for (devices, rest, expected) in [
-            (
-                format!("{SPICE_GL}{NONE}{dmabuf}{other_off}"),
-                String::new(),
-                "spice none gl | dmabuf ramfb + off",
-            ),
             (
                 format!("{egl}{virtio}{vga}{region}"),
                 String::new(),
@@ -333,7 +326,6 @@ mod tests {
                 String::new(),
                 "spice tcp + dbus p2p | -",
             ),
-            (off.clone(), String::new(), "- | off"),
             (
                 format!("{NONE}{off}"),
                 property("x-igd-opregion"),

@@ -72,24 +72,12 @@ impl Change {
     }
 }
 
-/// A fault that some versions of QEMU have.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Fault {
-    /// The change that brought the fault.
-    pub since: Change,
-    /// The change that fixed the fault.
-    pub mended: Change,
-}
-
-impl Fault {
-    const fn new(since: &'static [u32], mended: &'static [u32]) -> Self {
-        let (since, mended) = (Change(since), Change(mended));
-        Fault { since, mended }
-    }
-
-    /// Returns whether a version has the fault.
-    pub(crate) fn is_in(&self, version: &Version) -> bool {
-        self.since.is_in(version) && !self.mended.is_in(version)
+/// Returns the versions of QEMU that have a fault.
+const fn fault(since: &'static [u32], until: &'static [u32]) -> Versions {
+    Versions {
+        since,
+        until,
+        always: false,
     }
 }
 
@@ -110,7 +98,7 @@ pub(crate) const OPREGION_BY_DEFAULT: Change = Change(&[10, 1]);
 
 /// When QEMU first draws the screen, it reads beyond the end of its list of the device's regions:
 /// since 95cdb024515b (10.1.0), fixed by ecbe424a63c9 (10.2.0 and 10.1.3).
-pub(crate) const REGION_FAULT: Fault = Fault::new(&[10, 1], &[10, 1, 3]);
+pub(crate) const REGION_FAULT: Versions = fault(&[10, 1], &[10, 1, 3]);
 
 /// sdl can show a dmabuf (52053b7e0a0e), but only where it draws with EGL. QEMU 10.2.2 can't and
 /// 11.1.3 can; 11.0 was not read.
@@ -128,12 +116,12 @@ pub(crate) const BLOB_WITH_VIRGL: Change = Change(&[9, 2]);
 
 /// A dmabuf has no size, so a screen that ramfb has shown stays black: since 9ac06df8b6 (8.1.0),
 /// fixed by 931150e56b (8.2.0 and 8.1.2).
-pub(crate) const DMABUF_WITHOUT_SIZE: Fault = Fault::new(&[8, 1], &[8, 1, 2]);
+pub(crate) const DMABUF_WITHOUT_SIZE: Versions = fault(&[8, 1], &[8, 1, 2]);
 
 /// Spice with OpenGL ends QEMU when a guest's screen is switched off, as at a reset, if QEMU was
 /// built with a spice-server before 0.15.3: since 98a050ca93 (10.1.0), fixed by 62fd247a24 (10.2.0
 /// and 10.1.1).
-pub(crate) const RESET_ENDS_GUEST: Fault = Fault::new(&[10, 1], &[10, 1, 1]);
+pub(crate) const RESET_ENDS_GUEST: Versions = fault(&[10, 1], &[10, 1, 1]);
 
 /// libvirt lets qemu-vnc serve VNC from a dbus display that is on a bus (12.5.0, with QEMU 11.1;
 /// NEWS): QEMU then gets no `-vnc` at all.
@@ -229,8 +217,8 @@ impl Qemu {
 
     /// Returns whether this QEMU certainly has a fault. False if the version is not known, because
     /// few versions have a fault.
-    pub(crate) fn has_fault(&self, fault: Fault) -> bool {
-        self.is_known && fault.is_in(&self.version)
+    pub(crate) fn has_fault(&self, fault: Versions) -> bool {
+        self.is_known && fault.contains(&self.version)
     }
 
     /// Returns QEMU's message if it refuses a device without the requested OpRegion; `None` if it
@@ -314,8 +302,8 @@ impl Libvirt {
     }
 
     /// Returns whether this libvirt is one of the versions that have a check.
-    pub(crate) fn has_check(&self, Versions { since, until, .. }: Versions) -> bool {
-        self.version.is_from(since) && (until.is_empty() || !self.version.is_from(until))
+    pub(crate) fn has_check(&self, versions: Versions) -> bool {
+        versions.contains(&self.version)
     }
 
     /// Returns whether this libvirt passes the attributes `display` and `ramfb` of a device on to

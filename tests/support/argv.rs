@@ -117,10 +117,10 @@ impl Read {
             if card.gl != driver.contains("-gl") {
                 found.push(format!("{driver} for a card with gl: {}", card.gl));
             }
-            if card.dmabuf != driver.starts_with("vhost-user") {
+            if card.settings.vhost_user != driver.starts_with("vhost-user") {
                 found.push(format!(
                     "{driver} for a card of vhost-user: {}",
-                    card.dmabuf
+                    card.settings.vhost_user
                 ));
             }
         }

@@ -286,7 +286,6 @@ fn one_ramfb(text: &str, surroundings: &dyn Surroundings, policy: &Policy) -> Re
     let domain = Domain::new(&document).map_err(|error| error.to_string())?;
     let policy = policy.clone().for_domain(&domain);
     if policy.is_ok_and(|policy| is_off(&policy))
-        || plan.screens.is_ambiguous()
         || is_beyond_repair(&plan.screens, &surroundings.abilities(&domain))
     {
         return Ok(());

@@ -5,7 +5,7 @@
 //! tables follow the source of libvirt 11.3. Where 9.0 and 10.0 have different messages, the tables
 //! have both; nobody looked up which version in between changed the message.
 
-use super::{parse_long, parse_number, parse_uuid};
+use super::{number_in, parse_long, parse_number, parse_uuid};
 use crate::domain::values::missing;
 use crate::domain::{Misread, Switch, Versions, invalid};
 use crate::xml::Element;
@@ -551,10 +551,7 @@ fn pci_address(address: Element<'_, '_>) -> Option<String> {
     if let Some(words) = names.iter().find_map(|name| number(address, name)) {
         return Some(words);
     }
-    let value = |name| {
-        let text = address.attribute(name);
-        text.and_then(|text| parse_number(&text)).unwrap_or(0)
-    };
+    let value = |name| number_in(address, name).unwrap_or(0);
     let (bus, slot, function) = (value("bus"), value("slot"), value("function"));
     if value("domain") == 0 && bus == 0 && slot == 0 {
         // libvirt chooses an address then (src/util/virpci.c, `virPCIDeviceAddressIsEmpty`).

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use super::checks::kind;
-use super::{parse_number, parse_uuid};
+use super::{number_in, parse_uuid};
 use crate::xml::Element;
 
 /// Returns whether two of these interfaces and hostdevs name the same device of the host
@@ -27,8 +27,8 @@ fn keys<'d, 'a>(hostdev: Element<'d, 'a>) -> Vec<String> {
         return Vec::new();
     };
     let number = |element: Option<Element<'_, '_>>, name: &str| {
-        let text = element.and_then(|element| element.attribute(name));
-        text.and_then(|text| parse_number(&text)).unwrap_or(0)
+        let number = element.and_then(|element| number_in(element, name));
+        number.unwrap_or(0)
     };
     let address = source.child("address");
     let at = |names: &[&str]| -> String {

@@ -2,6 +2,7 @@
 
 use crate::device::facts::DisplayInterface;
 use crate::device::id::DeviceId;
+use crate::device::version::Version;
 use crate::explain::doctor::{Host, Report, Topic};
 use crate::predict::Program;
 use crate::predict::versions::{PCI_DISPLAY, REGION_FAULT, VNC_BINDS, newer};
@@ -18,10 +19,10 @@ pub(super) fn versions(host: &Host, report: &mut Report) {
             continue;
         };
         let has = |interface| host.inventory.devices.iter().any(|e| has(e, interface));
-        if REGION_FAULT.is_in(version) && has(DisplayInterface::Region) {
+        if REGION_FAULT.contains(version) && has(DisplayInterface::Region) {
             let more = format!(
                 "QEMU {version} may crash when it draws a screen that lies beyond a device's last region, as NVIDIA's and mdpy's do; QEMU {} and later do not",
-                REGION_FAULT.mended.since()
+                Version::of(REGION_FAULT.until)
             );
             check
                 .fail(more)

@@ -6,6 +6,7 @@ use super::Edits;
 use crate::device::id::DeviceId;
 use crate::domain::{Hostdev, QEMU_NAMESPACE, in_qemu, numbered, of_qemu};
 use crate::plan::Action;
+use crate::predict::arguments::options;
 use crate::predict::properties;
 use crate::xml::{Edit, Element, escape};
 
@@ -209,18 +210,11 @@ impl<'d, 'a> Edits<'_, 'd, 'a> {
                 _ => None,
             })
             .collect();
+        let arguments = &self.domain.arguments;
         let mut gone = HashSet::new();
-        // The argument after -set is its value, even if that is another -set.
-        let mut is_value = false;
-        for pair in self.domain.arguments.windows(2) {
-            let [option, value] = pair else { continue };
-            if std::mem::take(&mut is_value) {
-                continue;
-            }
-            let is_set = matches!(option.value.as_str(), "-set" | "--set");
-            is_value = is_set;
-            if is_set && settings.contains(value.value.as_str()) {
-                gone.extend([option.element, value.element]);
+        for (place, option, value) in options(arguments.iter().map(|a| a.value.as_str())) {
+            if option == "-set" && value.is_some_and(|value| settings.contains(value)) {
+                gone.extend([arguments[place].element, arguments[place + 1].element]);
             }
         }
         if gone.is_empty() {

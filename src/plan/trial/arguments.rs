@@ -4,8 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::domain::Domain;
 use crate::plan::trial::LeftOut;
-use crate::predict::arguments::{Device, OPTIONS, SWITCHES};
-use crate::predict::arguments::{is_emulated, is_screen};
+use crate::predict::arguments::{Device, OPTIONS, SWITCHES, is_emulated, is_screen, options};
 use crate::predict::words::is_in;
 
 /// The kinds of `-display` that open no port and do not use stdin.
@@ -29,53 +28,36 @@ pub(super) fn arguments(
     aliases: &BTreeMap<String, String>,
     left_out: &mut Vec<LeftOut>,
 ) -> Vec<String> {
-    let values: Vec<&str> = domain.arguments.iter().map(|a| a.value.as_str()).collect();
+    let values = domain.arguments.iter().map(|a| a.value.as_str());
     let mut kept = Vec::new();
     let mut dropped_ids: Vec<String> = Vec::new();
-    let mut at = 0;
     // A -set must come after its -device, for QEMU and for us.
-    while let Some(&word) = values.get(at) {
-        at += 1;
-        let option = word.replacen("--", "-", 1);
-        let value = values.get(at).copied();
-        let fate = match (option.as_str(), value) {
+    for (_, option, value) in options(values) {
+        let fate = match (option, value) {
             ("-nographic" | "-sdl", _) => {
-                kept.push(word.to_owned());
-                continue;
-            }
-            ("-curses", _) => {
-                left_out.push(dropped(&option, true));
+                kept.push(option.to_owned());
                 continue;
             }
             ("-vga" | "-vnc", Some("none")) => Fate::Kept("none".into()),
-            // Its slot may be taken in the small domain and free in the whole one.
-            ("-vga", Some(_)) => Fate::Dropped { matters: true },
             ("-display", Some(value)) if DISPLAYS.contains(&first(value)) => {
                 Fate::Kept(value.to_owned())
             }
-            // These would open ports to others, and another domain may already use the port
-            // numbers.
-            ("-vnc" | "-spice" | "-display", Some(_)) => Fate::Dropped { matters: true },
+            // A -vga may have a slot that is taken in the small domain and free in the whole one.
+            // The others would open ports to others, and another domain may already use the port
+            // numbers. QEMU refuses all of them without a value; a file of -readconfig may set up
+            // screens.
+            ("-vga" | "-vnc" | "-spice" | "-display" | "-readconfig" | "-curses", _) => {
+                Fate::Dropped { matters: true }
+            }
             ("-global", Some(value)) => global(value),
             ("-device", Some(value)) => device(value, &mut dropped_ids),
             ("-set", Some(value)) => set(value, aliases, &dropped_ids),
-            (_, value) => {
-                // QEMU refuses these without a value; a file of -readconfig may set up screens.
-                let matters = matches!(
-                    option.as_str(),
-                    "-display" | "-vnc" | "-spice" | "-vga" | "-readconfig"
-                );
-                left_out.push(dropped(&option, matters));
-                // An option without a value is followed by the next option.
-                at += usize::from(value.is_some_and(|value| !value.starts_with('-')));
-                continue;
-            }
+            _ => Fate::Dropped { matters: false },
         };
         match fate {
-            Fate::Kept(value) => kept.extend([word.to_owned(), value]),
-            Fate::Dropped { matters } => left_out.push(dropped(&option, matters)),
+            Fate::Kept(value) => kept.extend([option.to_owned(), value]),
+            Fate::Dropped { matters } => left_out.push(dropped(option, matters)),
         }
-        at += 1;
     }
     kept
 }
@@ -176,7 +158,7 @@ mod tests {
         // The arguments, those that are kept, and those that are dropped; `!` if one matters.
         for row in [
             "-display egl-headless | -display egl-headless |",
-            "--display sdl,gl=on | --display sdl,gl=on |",
+            "--display sdl,gl=on | -display sdl,gl=on |",
             "-display vnc=:0 | | -display!",
             "-vnc 0.0.0.0:1,password=on -vga std | | -vnc! -vga!",
             "-spice port=1,password=geheim | | -spice!",

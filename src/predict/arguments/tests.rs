@@ -164,7 +164,7 @@ fn settings_that_are_not_of_own_devices() {
 #[test]
 fn globals() {
     let of = |words: &str, driver: &str| {
-        let all = read(words).globals()(driver);
+        let all = read(words).globals(driver);
         let said = |name: &str| Some(format!("{name}={}", all.get(name)?));
         let words: Vec<String> = ["display", "ramfb"].into_iter().filter_map(said).collect();
         words.join(" ")

@@ -42,12 +42,12 @@ pub(super) const VIDEO: [OfCard; 23] = [
     OfCard::define(
         "{} attribute only supported for video type qxl",
         |_, card| {
-            let memory = &card.settings.memory;
+            let settings = &card.settings;
             other_than(card, &["qxl"])?;
             let sizes = [
-                ("ram", memory.ram),
-                ("vram64", memory.vram64),
-                ("vgamem", memory.vgamem),
+                ("ram", settings.ram),
+                ("vram64", settings.vram64),
+                ("vgamem", settings.vgamem),
             ];
             let mut named = sizes.into_iter().filter(|(_, size)| *size != 0);
             named.next().map(|(name, _)| name.to_owned())
@@ -96,17 +96,17 @@ pub(super) const VIDEO: [OfCard; 23] = [
         if_so(card.settings.accel2d)
     }),
     OfCard::define("value for 'vram' must be less than '4194303'", |_, card| {
-        if_so(card.model.as_deref() == Some("qxl") && card.settings.memory.vram > 4_194_303)
+        if_so(card.model.as_deref() == Some("qxl") && card.settings.vram > 4_194_303)
     }),
     OfCard::define("value for 'ram' must be less than '4194303'", |_, card| {
-        if_so(card.model.as_deref() == Some("qxl") && card.settings.memory.ram > 4_194_303)
+        if_so(card.model.as_deref() == Some("qxl") && card.settings.ram > 4_194_303)
     }),
     OfCard::define(
         "value for 'vgamem' must be at least 1 MiB (1024 KiB)",
-        |_, card| if_so((1..1024).contains(&card.settings.memory.vgamem)),
+        |_, card| if_so((1..1024).contains(&card.settings.vgamem)),
     ),
     OfCard::define("value for 'vgamem' must be power of two", |_, card| {
-        let vgamem = card.settings.memory.vgamem;
+        let vgamem = card.settings.vgamem;
         if_so(vgamem != 0 && !vgamem.is_power_of_two())
     }),
     OfCard::define("model resolution is not supported", |_, card| {
@@ -117,7 +117,7 @@ pub(super) const VIDEO: [OfCard; 23] = [
         "value for 'vram' must be at least 1 MiB (1024 KiB)",
         |_, card| {
             let has_rule = matches!(card.model.as_deref(), Some("vga" | "vmvga"));
-            if_so(has_rule && (1..1024).contains(&card.settings.memory.vram))
+            if_so(has_rule && (1..1024).contains(&card.settings.vram))
         },
     ),
     // 12.8 does not have this message. 12.5, which brought the frontends below, probably dropped
@@ -134,7 +134,7 @@ pub(super) const VIDEO: [OfCard; 23] = [
         "'blob' support for virtio-gpu devices requires a memfd memory backend",
         |world, card| {
             let is_on = card.settings.blob == Some(Switch::On);
-            if_so(is_virtio(card) && is_on && !world.screens.memfd)
+            if_so(is_virtio(card) && is_on && !world.screens.settings.memfd)
         },
     )
     .since(&[9, 2]),

@@ -172,7 +172,8 @@ pub(super) const PROFILE: [OfGraphics; 1] =
             None => true,
             Some(path) => RESTRICTED.split(' ').any(|start| path.starts_with(start)),
         };
-        let makes_one = world.abilities.guests.apparmor == Some(true) && !world.screens.unconfined;
+        let makes_one =
+            world.abilities.guests.apparmor == Some(true) && !world.screens.settings.unconfined;
         if_so(is_its && refused && makes_one)
     })
     .repairable()];
@@ -227,7 +228,7 @@ pub(super) const PORTS: [OfGraphics; 1] = [OfGraphics::start(NO_TLS_PORT, |world
 /// `qemuDBusStart`).
 pub(super) const DAEMON: [OfGraphics; 1] =
     [OfGraphics::arguments(DBUS_DAEMON_DIED, |world, frontend| {
-        if_so(frontend.daemon && world.daemon_denied)
+        if_so(frontend.has_daemon() && world.daemon_denied)
     })
     .repairable()];
 
@@ -296,7 +297,7 @@ pub(super) fn lacks_audio(screens: &Screens) -> bool {
         _ => None,
     };
     let has_one = screens.frontends.iter().filter_map(with_audio).next_back();
-    screens.audio.is_empty() && !screens.frontends.is_empty() && has_one != Some(true)
+    screens.settings.audio.is_empty() && !screens.frontends.is_empty() && has_one != Some(true)
 }
 
 /// Returns the mode of spice's channels that can't work, and the connection that it lacks; `None`

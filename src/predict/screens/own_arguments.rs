@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use super::{Card, Found, Frontend, Screens, Vgpu};
 use crate::device::id::DeviceId;
-use crate::domain::{Domain, Property, QEMU_NAMESPACE, Switch, in_qemu, parse_number};
+use crate::domain::{Domain, Property, QEMU_NAMESPACE, Switch, in_qemu, number_in};
 use crate::predict::abilities::Abilities;
 use crate::predict::arguments::{Device, Local, is_emulated, is_vfio};
 use crate::predict::versions::{Libvirt, devices_are_json};
@@ -60,12 +60,11 @@ impl Screens {
             }
         }
         self.apply_settings(domain, json);
-        let globals = self.arguments.globals();
         let all = Libvirt::possible(abilities);
         for vgpu in &mut self.vgpus {
             let hostdev = &domain.hostdevs[vgpu.place];
             let takes = all.iter().any(|libvirt| libvirt.takes_display(vgpu.id));
-            vgpu.globals = globals(vgpu.driver(takes));
+            vgpu.globals = self.arguments.globals(vgpu.driver(takes));
             // Properties in option syntax have no types.
             if json == Some(false) {
                 vgpu.mistyped.clear();
@@ -76,10 +75,10 @@ impl Screens {
                 DeviceId::Pci(_) => takes && hostdev.display.is_some(),
             };
             if is_said {
-                vgpu.globals.pass_over("display");
+                vgpu.globals.remove("display");
             }
             if takes && hostdev.ramfb == Some(Switch::On) {
-                vgpu.globals.pass_over("ramfb");
+                vgpu.globals.remove("ramfb");
             }
             if let Some(value) = vgpu.said("display").map(str::to_owned) {
                 // With auto, QEMU shows the display if there is one, and starts if there is none.
@@ -195,7 +194,7 @@ impl Screens {
         if self
             .vgpus
             .iter()
-            .any(|vgpu| vgpu.globals.get("x-vga").is_some())
+            .any(|vgpu| vgpu.globals.contains_key("x-vga"))
         {
             self.doubt("-global vfio-pci.x-vga");
         }
@@ -234,10 +233,7 @@ fn exchanges_the_device(property: &Property<'_, '_>) -> bool {
 
 /// Returns whether an address is the given slot on the first PCI bus.
 fn is_at(address: Element<'_, '_>, slot: u32) -> bool {
-    let number = |name: &str| match address.attribute(name) {
-        None => Some(0),
-        Some(text) => parse_number(&text),
-    };
+    let number = |name| number_in(address, name);
     address.attribute("type").as_deref() == Some("pci")
         && number("domain") == Some(0)
         && number("bus") == Some(0)

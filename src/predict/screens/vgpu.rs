@@ -1,6 +1,7 @@
 //! The vfio devices of a domain, with the settings that QEMU gets for each.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use super::{Here, Known};
 use crate::device::evidence::{Evidence, Method, resolve};
@@ -8,7 +9,6 @@ use crate::device::facts::{Display, DisplayInterface, Facts, Reason};
 use crate::device::id::DeviceId;
 use crate::domain::{Domain, HostdevSettings, Property, Switch};
 use crate::predict::abilities::Abilities;
-use crate::predict::arguments::Globals;
 use crate::predict::properties::mistake;
 use crate::predict::versions::reads_override;
 
@@ -56,7 +56,7 @@ pub struct Vgpu {
     /// The properties that `-set` sets on a device that QEMU finds. They overrule `qemu:override`.
     pub set: BTreeMap<String, String>,
     /// The properties that `-global` arguments set. Everything else overrules them.
-    pub globals: Globals,
+    pub globals: BTreeMap<String, Arc<str>>,
     /// The facts that are known about the device, in the state in which QEMU will find it.
     pub known: Known,
     /// The vendor's driver, if libvirt takes the device away from it because of managed='yes', so
@@ -165,11 +165,15 @@ impl Vgpu {
     /// property; `None` if none of them does.
     #[must_use]
     pub fn said(&self, property: &str) -> Option<&str> {
+        let own = self.own(property);
+        own.or_else(|| self.globals.get(property).map(AsRef::as_ref))
+    }
+
+    /// Returns the value that `-set` or `qemu:override` gives to a property of this device alone.
+    pub(crate) fn own(&self, property: &str) -> Option<&str> {
         let value = self.set.get(property);
         let value = value.or_else(|| self.properties.get(property));
-        value
-            .or_else(|| self.globals.get(property))
-            .map(String::as_str)
+        value.map(String::as_str)
     }
 
     /// Returns QEMU's driver for the device: the one that `-set` or `qemu:override` names, or else
@@ -177,11 +181,7 @@ impl Vgpu {
     /// choose `vfio-pci-nohotplug`, which has ramfb (libvirt src/qemu/qemu_command.c,
     /// `qemuBuildHostdevMdevModelTypeString`).
     pub fn driver(&self, takes_ramfb: bool) -> &str {
-        let said = self
-            .set
-            .get("driver")
-            .or_else(|| self.properties.get("driver"));
-        match said {
+        match self.own("driver") {
             Some(driver) => driver,
             None if self.ramfb_asked && takes_ramfb => "vfio-pci-nohotplug",
             None => "vfio-pci",
@@ -251,7 +251,7 @@ pub(super) fn vgpus(
             mistyped: BTreeMap::new(),
             properties,
             set: BTreeMap::new(),
-            globals: Globals::default(),
+            globals: BTreeMap::new(),
             known: known(hostdev.id),
             lost: None,
             rebound: false,

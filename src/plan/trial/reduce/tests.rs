@@ -208,12 +208,10 @@ fn decides(text: &str) -> Screens {
     let mut screens = Screens::of(&view, &known, &Abilities::default());
     for frontend in &mut screens.frontends {
         frontend.p2p &= frontend.kind == GraphicsType::Dbus;
-        // An address is not copied.
-        frontend.daemon = false;
         if frontend.reach == crate::domain::Reach::Remote {
             frontend.reach = crate::domain::Reach::Loopback;
         }
-        // Ports, passwords and protection are not copied, either.
+        // Addresses, ports, passwords and protection are not copied, either.
         let listens = frontend.settings.listens.len();
         frontend.settings = GraphicsSettings::default();
         frontend.settings.listens = vec![(String::new(), false); listens.max(1)];
@@ -228,10 +226,10 @@ fn decides(text: &str) -> Screens {
     }
     // A taken slot is that of an address.
     screens.slot_taken = None;
-    screens.spice_chardevs.clear();
+    screens.settings.spice_chardevs.clear();
     screens.arguments.on_pci.clear();
-    screens.audio.clear();
-    screens.sound = false;
+    screens.settings.audio.clear();
+    screens.settings.sound = false;
     // The settings use the new numbers of the devices.
     for setting in &mut screens.arguments.settings {
         *setting = crate::predict::arguments::Setting {
@@ -284,9 +282,9 @@ fn holds(text: &str) {
     }
     let (whole, small) = (decides(text), decides(&reduced.xml));
     // libvirt defines no such domain.
-    let repeats = whole.alias_twice.is_some() || whole.address_twice.is_some();
-    let is_unfit = !whole.misread.is_empty() || !whole.unfit.is_empty();
-    if is_unfit || whole.has_a_device_twice || repeats {
+    let repeats = whole.settings.alias_twice.is_some() || whole.settings.address_twice.is_some();
+    let is_unfit = !whole.settings.misread.is_empty() || !whole.settings.unfit.is_empty();
+    if is_unfit || whole.settings.has_a_device_twice || repeats {
         return;
     }
     assert_eq!(small, whole, "{text}\n{}", reduced.xml);
