@@ -426,14 +426,14 @@ mod tests {
     }
 
     /// The programs that need root. A program with a verb needs root for that verb alone.
-    const ROOT: &str = "apt, dmesg, dnf, fuser, gfxplane doctor, gfxplane probe, grubby, install, journalctl, \
+    const ROOT: &str = "/usr/lib/nvidia/sriov-manage, apt, dmesg, dnf, fuser, gfxplane doctor, gfxplane probe, grubby, install, journalctl, \
          lsof, lspci -vv, lspci -vvs, mdevctl define, mdevctl modify, mdevctl start, mdevctl stop, \
          mkdir, modprobe, prlimit, sed, sh, ss, systemctl, systemd-tmpfiles, tee";
 
     /// The programs that do not need root.
     const ANYBODY: &str = "{allow_dbus_daemon}, {check}, {edit}, {fixup, {fixup}, {start}, {viewer}, {virsh}, \
-         {virt-xml, RUST_LOG=debug, cat, dkms, echo, eglinfo, gfxplane, grep, kubectl, ls, lspci, \
-         mdevctl, nvidia-smi, printf, qemu-rdp, qemu-system-x86_64, systemctl status";
+         {virt-xml, RUST_LOG=debug, cat, dkms, echo, eglinfo, gfxplane, grep, kubectl, looking-glass-client, \
+         ls, lspci, lxc, mdevctl, modinfo, nvidia-smi, printf, qemu-rdp, qemu-system-x86_64, systemctl status";
 
     /// The programs whose `sudo` is not checked.
     const ELSEWHERE: &str = "sleep, tail, update-grub, update-initramfs, virsh, xhost";
