@@ -25,10 +25,12 @@ use crate::predict::{About, Outcome, Prediction, Program, Refusal, Stage};
 
 /// Check whether domains will start and their screens will be visible
 ///
-/// Exit code 1 if QEMU or libvirt would refuse one.
+/// Predicts what QEMU and libvirt will do, and starts nothing. Prints PASS, WARN, FAIL or SKIP (no
+/// vfio device) for each domain, with the reasons and the fixes. Exit code 1 if QEMU or libvirt
+/// would refuse one of the domains.
 #[derive(Debug, clap::Args)]
 pub struct Check {
-    /// Libvirt domains (name or UUID), files (a path with a slash or with the ending .xml),
+    /// Libvirt domains (name or UUID), files (a path that has a slash or ends in .xml),
     /// or - for stdin
     #[arg(
         value_name = "DOMAIN|FILE|-",

@@ -33,11 +33,11 @@ use crate::xml::Document;
 /// mdevs.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Collect {
-    /// The directory, which must be empty or not exist
+    /// The directory for the recording, which must be empty or not exist
     #[arg(value_name = "DIR")]
     directory: PathBuf,
-    /// Also record the domains in these XML files, without identifying data, and the abilities
-    /// of their emulators
+    /// Also record the domains in these XML files, without identifying data, and what their
+    /// emulators can do
     #[arg(long, value_name = "DOMAIN-XML-FILE", num_args = 1..)]
     xml: Vec<PathBuf>,
 }

@@ -19,7 +19,8 @@ use crate::plan::commands::Names;
 /// Prints PASS, WARN, FAIL and SKIP lines about guests, devices and their records, render nodes and
 /// who may open them, QEMU's OpenGL, mdevctl and its callouts, libvirt's hooks, SELinux and
 /// AppArmor, versions with known faults, and the daemon. SKIP marks a check for which the recorded
-/// host has no data. Exit code 1 if anything fails. Only root sees everything.
+/// host has no data. Exit code 1 if anything fails. Run it as root, so that it
+/// can read everything.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Doctor {
     /// Print JSON

@@ -31,17 +31,17 @@ const LONGEST: u64 = 1024 * 1024;
 
 /// Explain a message of QEMU or libvirt about screens, or a domain's log
 ///
-/// Gives the cause of the message, the facts of this domain and this host about it, and the fixes.
-/// Without a message, reads the log of the domain's last start. Exit code 1 if nothing was
-/// explained: the message is not known, or the log is of a start that failed and has no known
-/// message.
+/// Prints the cause of the message, what this domain and this host have to do with it, and the
+/// fixes. Without a message, reads the log of the domain's last start. Exit code 1 if nothing can
+/// be explained, unless the log shows that the domain started.
 #[derive(Debug, clap::Args)]
 pub struct Explain {
-    /// The message, as it was shown; - for stdin
+    /// The message as you saw it, or - for stdin
     // QEMU's own messages begin with "-device".
     #[arg(required_unless_present = "domain", allow_hyphen_values = true)]
     message: Option<String>,
-    /// A libvirt domain (name or UUID), or a file with its XML
+    /// Explain for this libvirt domain (name or UUID), or for the domain in this file (a path that
+    /// has a slash or ends in .xml)
     #[arg(long, value_name = "DOMAIN|FILE", value_parser = name)]
     domain: Option<String>,
     /// Print JSON

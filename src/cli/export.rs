@@ -28,12 +28,12 @@ const FACT: &str = "#!/bin/sh\n# Made by gfxplane export ansible.\nexec gfxplane
 /// The time until the labels for Node Feature Discovery expire, unless the user gives another.
 const VALID: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// Write the facts about this host for a fleet's tools
+/// Write what is known about this host for a fleet's tools
 #[derive(Debug, clap::Args)]
 pub(crate) struct ExportCommand {
-    /// The tool that reads the export
+    /// The tool that reads the output
     pub(super) format: Format,
-    /// Write this file, as a whole, instead of stdout
+    /// Write to this file instead of stdout, and replace the file as a whole
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
     /// nova: the name of the compute node, as openstack hypervisor list prints it [default: this
@@ -45,18 +45,18 @@ pub(crate) struct ExportCommand {
     valid: Option<Duration>,
 }
 
-/// A tool that reads what is known.
+/// A tool for which gfxplane exports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum Format {
     /// Metrics for node_exporter's textfile collector
     Prometheus,
     /// Labels for Node Feature Discovery's features.d
     Nfd,
-    /// A program for Ansible's facts.d that prints what gfxplane list --json prints
+    /// A program for Ansible's facts.d, which runs gfxplane list --json
     Ansible,
     /// Traits for Nova's provider_config
     Nova,
-    /// The files of the daemon, each copied to where the settings say (for gfxplane-export.service)
+    /// The daemon's files, copied to their paths in the settings (for gfxplane-export.service)
     #[value(hide = true)]
     Copies,
 }

@@ -31,35 +31,36 @@ const DEADLINE: Duration = Duration::from_secs(120);
 /// For a domain, reads its persistent definition and shows the changes; --define makes them.
 ///
 /// Fixes a domain as a whole or leaves it as it is. Exit code 1 if QEMU or libvirt would refuse the
-/// result, or if consent is missing. Then the XML of a file is printed only with --print-xml.
+/// result, or if consent is missing. In that case, a file's XML is printed only with
+/// --print-xml.
 #[derive(Debug, clap::Args)]
 pub struct Fixup {
     #[command(flatten)]
     pub(super) about: SubjectArgs,
-    /// Switch all displays of vfio devices off
+    /// Switch off the displays of all vfio devices
     #[arg(long, conflicts_with_all = ["trust_rules", "policy"])]
     no_display: bool,
-    /// Print the difference
+    /// Print the changes as a unified diff
     #[arg(long, alias = "diff")]
     print_diff: bool,
     /// Print the new XML
     #[arg(long)]
     print_xml: bool,
-    /// Show the difference, and ask before defining the domain
+    /// Print the changes as a diff, and ask whether to define the domain
     #[arg(long)]
     confirm: bool,
-    /// Define the domain with the new XML
+    /// Define the domain with the new XML, which takes effect at its next start
     #[arg(long)]
     define: bool,
-    /// Do everything but define the domain
+    /// Define and start nothing, even with --define or --confirm
     #[arg(long)]
     dry_run: bool,
     /// Define the domain even if it is not known to start
     ///
-    /// Without this option, a domain is defined only if it is known to start: by a measurement with
-    /// the same versions of QEMU and libvirt, or because a small copy of it has started on this
-    /// host. If no copy was started before, one is started now, for a moment and on devices that
-    /// nobody uses.
+    /// Without this option, a domain is defined only if it is known to start: because such a domain
+    /// was measured with the same versions of QEMU and libvirt, or because a small copy of it has
+    /// started on this host. If neither is known, gfxplane first starts a copy, for a moment and on
+    /// devices that nobody uses.
     #[arg(long)]
     no_trial: bool,
     /// Print the plan and the new XML as JSON

@@ -12,11 +12,12 @@ use crate::host::log::By;
 use crate::libvirt::logs::directory;
 use crate::libvirt::{Context, Failure};
 
-/// Learn the displays of a domain's devices from the log of its last start
+/// Learn the displays of a domain's devices from its last start
 ///
-/// QEMU refuses to start if a display needs OpenGL and there is none, or if a device has no
-/// display. Without OpenGL, it starts only with a region. The log counts only for the domain's own
-/// devices, and a device's own answer counts more. The daemon does this after each start.
+/// Reads QEMU's log of the start. QEMU refuses to start if a display needs OpenGL (a dmabuf) and
+/// there is none, or if a device has no display. Without OpenGL, QEMU starts only if the display is
+/// a region. The result holds only for the domain's own devices, and a device's own answer
+/// overrules it. The daemon learns from each start by itself.
 #[derive(Debug, clap::Args)]
 pub struct Learn {
     /// A libvirt domain (name or UUID)

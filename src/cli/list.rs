@@ -10,13 +10,13 @@ use crate::libvirt::Context;
 use crate::predict::hints::Hint;
 use crate::publish::inventory::{Inventory, Sources, State, inventory};
 
-/// List vfio devices, their displays, and the options that the displays need
+/// List vfio devices, their displays, and the options that these need
 #[derive(Debug, clap::Args)]
 pub(crate) struct List {
-    /// List mdev types with their parents instead of devices
+    /// List mdev types with their parents, instead of devices
     #[arg(long)]
     types: bool,
-    /// Print JSON: devices, types and warnings
+    /// Print JSON with devices, types and warnings
     #[arg(long)]
     json: bool,
 }

@@ -12,13 +12,15 @@ use crate::host::log::{Entry, rfc3339};
 use crate::host::state::State;
 use crate::libvirt::{Context, Failure};
 
-/// List what was done to domains, and why
+/// List what gfxplane has done to domains, and why
+///
+/// Prints the oldest entry first. Only root can read the log.
 #[derive(Debug, clap::Args)]
 pub struct Log {
-    /// Show this domain only (name or UUID)
+    /// List only entries about this domain (name or UUID)
     #[arg(value_parser = name)]
     domain: Option<String>,
-    /// Show only the newest NUMBER entries
+    /// List only the newest NUMBER entries
     #[arg(short = 'n', long, value_name = "NUMBER", value_parser = number)]
     number: Option<usize>,
     /// Print JSON

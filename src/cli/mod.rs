@@ -43,7 +43,7 @@ use crate::host::Root;
 /// Options that every command takes.
 #[derive(Debug, Default, Clone, clap::Args)]
 pub struct GlobalArgs {
-    /// Read the recorded host in this directory instead of this machine
+    /// Read the host that gfxplane collect has recorded in this directory, instead of this machine
     #[arg(
         long,
         visible_alias = "host",
@@ -52,13 +52,13 @@ pub struct GlobalArgs {
         env = "GFXPLANE_ROOT"
     )]
     pub root: Option<PathBuf>,
-    /// Connect to this libvirt
+    /// Use the libvirt with this URI [default: qemu:///system]
     #[arg(short, long, global = true, value_name = "URI")]
     pub connect: Option<String>,
-    /// Suppress warnings
+    /// Suppress warnings, notes and reasons
     #[arg(short, long, global = true)]
     pub quiet: bool,
-    /// When to use colours
+    /// Use colours: always, never, or only on a terminal (auto)
     #[arg(
         long,
         global = true,

@@ -10,16 +10,16 @@ use crate::libvirt::{Context, Failure};
 use crate::publish::inventory::Sources;
 use crate::publish::{offline, plain, with_capability};
 
-/// Print the XML of a node device with the vfio_display capability
+/// Print a node device's XML, with the vfio_display capability added
 #[derive(Debug, clap::Args)]
 pub(crate) struct NodedevDumpxml {
-    /// Node-device name, UUID or PCI address
+    /// A UUID, a PCI address, or libvirt's name of the node device
     #[arg(value_name = "DEVICE")]
     device: String,
-    /// Rebuild libvirt's part from sysfs instead of asking libvirt
+    /// Make libvirt's part of the XML from sysfs, without asking libvirt
     #[arg(long)]
     pub(super) offline: bool,
-    /// Leave out gfxplane's additions, so that nodedev-define and nodedev-create accept the XML
+    /// Leave out all that gfxplane adds, so that nodedev-define and nodedev-create accept the XML
     #[arg(long)]
     plain: bool,
 }

@@ -16,7 +16,7 @@ pub(crate) struct NodedevList {
     /// List only mdevs that are defined but not active
     #[arg(long, conflicts_with = "all")]
     inactive: bool,
-    /// Read sysfs, without asking libvirt which devices it shows
+    /// List the devices in sysfs, without asking libvirt which of them it knows
     #[arg(long)]
     pub(super) offline: bool,
 }

@@ -36,7 +36,7 @@ pub(crate) struct OverviewArgs {
     /// Without a verb: write the overview to this file, as one page of HTML (- for stdout)
     #[arg(long, value_name = "FILE", conflicts_with = "json")]
     html: Option<PathBuf>,
-    /// Without a verb: leave nothing out: other devices, unused virtual functions, notes
+    /// Without a verb: also show other devices, unused virtual functions and notes
     #[arg(long)]
     all: bool,
 }

@@ -16,15 +16,18 @@ use crate::xml::{Document, escape};
 
 /// Show or set a domain's policy
 ///
-/// Without KEY=VALUE, shows the host's policy, the domain's own, and the result. With them, writes
-/// them into the domain's metadata and keeps the other values there.
+/// The policy says what gfxplane may change in a domain; gfxplane.toml(5) explains the keys and
+/// values. Without KEY=VALUE, shows the host's policy, the domain's own, and the result. With
+/// KEY=VALUE, writes it into the domain's metadata, and keeps the domain's other values. This also
+/// lets the daemon manage the domain again after gfxplane undo.
 #[derive(Debug, clap::Args)]
 pub struct PolicyCommand {
     /// A libvirt domain (name or UUID)
     #[arg(value_parser = name)]
     domain: String,
     /// display=asked|auto|full|off, unknown=keep|off, video=keep|none, boot_display=keep|ramfb,
-    /// guest=windows|other, consent=remote,video; KEY= removes one
+    /// guest=windows|other, consent=remote,video; KEY= removes the domain's own
+    /// value
     #[arg(value_name = "KEY=VALUE")]
     words: Vec<String>,
     /// Remove the domain's own policy first

@@ -32,11 +32,12 @@ const AT_A_TIME: usize = 8;
 
 /// Ask vfio devices what display they have.
 ///
-/// Exit codes: 0 all answered, 1 refused or unknown, 2 usage, 3 the environment lacks something, 4
-/// internal.
+/// Exit codes: 0 all devices answered, 1 refused or unknown, 2 wrong usage, 3 the environment lacks
+/// something, 4 a fault in gfxplane.
 ///
-/// udev runs it as "gfxplane-probe --udev NAME", which prints properties, and as "--forget NAME".
-/// Neither accepts another option.
+/// udev runs "gfxplane-probe --udev NAME", which prints the properties of a device and may ask it
+/// first, and "gfxplane-probe --forget NAME", which removes its record. Neither takes another
+/// option.
 #[derive(Debug, clap::Parser)]
 #[command(name = "gfxplane-probe", version)]
 pub struct Arguments {
@@ -50,17 +51,17 @@ pub struct Arguments {
 
 /// Ask devices what display they have
 ///
-/// Opens a device for a moment, which fails harmlessly if it is in use. The answer is kept until
-/// the device goes away or its driver changes.
+/// Opens a device for a moment. If the device is in use, this fails and disturbs nobody. The answer
+/// is kept until the host reboots, the device is removed, or its driver changes.
 #[derive(Debug, clap::Args)]
 pub struct Probe {
-    /// UUID, PCI address or node-device name
+    /// A UUID, a PCI address, or libvirt's name of the node device
     #[arg(value_name = "DEVICE", required_unless_present_any = ["all", "type"])]
     devices: Vec<String>,
-    /// Ask every device that gfxplane may open unasked under the policy
+    /// Ask every device that rules and settings allow gfxplane to open by itself
     #[arg(long, conflicts_with_all = ["devices", "type"])]
     all: bool,
-    /// Ask an mdev type that has no device yet
+    /// Ask a type of mdevs (see list --types) instead of a device; needs --instantiate
     #[arg(
         long = "type",
         id = "type",
@@ -69,22 +70,23 @@ pub struct Probe {
         conflicts_with = "devices"
     )]
     of_type: Option<String>,
-    /// Create a device of that type, ask it, and remove it
+    /// Create a device of the type, ask it, and remove it again
     #[arg(long, requires = "type")]
     instantiate: bool,
-    /// Create the device even if it uses up the last one of this or another type
+    /// Create the device even if no more devices of this or another type can then be created
     #[arg(long, requires = "instantiate")]
     force: bool,
-    /// Ask the device even if its record is still valid
+    /// Ask the device even if its earlier answer is still valid
     #[arg(long)]
     pub(super) fresh: bool,
-    /// Open the device only this way: group (/dev/vfio/GROUP), or cdev (its own node, with iommufd)
+    /// Open the device only through this interface: group (/dev/vfio/GROUP), or cdev (its own node,
+    /// with iommufd)
     #[arg(long, value_name = "group|cdev")]
     path: Option<OpenPath>,
-    /// Open only devices that may be opened unasked (for the daemon)
+    /// Open only devices that gfxplane may open by itself (for the daemon)
     #[arg(long, hide = true)]
     unasked: bool,
-    /// Print JSON, with all answers of the device
+    /// Print JSON, with everything that the devices answered
     #[arg(long)]
     pub(super) json: bool,
     /// Wait at most this long for a driver's answer

@@ -16,12 +16,12 @@ use crate::predict::abilities::Abilities;
 
 /// Find out what the host's QEMU and libvirt can do, and keep the answer
 ///
-/// libvirt tells which graphics it accepts with an emulator; QEMU's files tell the rest. The answer
-/// is kept in /var/cache/gfxplane until QEMU, its modules or libvirt change. The qemu hook and the
-/// planning of fixes use it.
+/// Asks libvirt which graphics it accepts with an emulator, and reads the rest from QEMU's files.
+/// Keeps the answer in /var/cache/gfxplane until QEMU, its modules or libvirt change. The other
+/// commands, the daemon and the qemu hook use it. Exit code 1 if a QEMU's version is not known.
 #[derive(Debug, clap::Args)]
 pub(crate) struct QemuCommand {
-    /// Ask about these emulators, instead of those that libvirt uses on this host
+    /// The paths of the emulators [default: all that gfxplane finds on this host]
     #[arg(value_name = "EMULATOR", value_parser = absolute)]
     emulators: Vec<PathBuf>,
     /// Print JSON

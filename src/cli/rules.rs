@@ -13,6 +13,9 @@ use crate::publish::export::export;
 use crate::publish::inventory::{Sources, inventory};
 
 /// List the rules that match devices or types of this host
+///
+/// A rule is built-in knowledge about a kind of device: its display, and whether gfxplane may open
+/// the device by itself. gfxplane-rules(5) explains the rules.
 #[derive(Debug, clap::Args)]
 pub(crate) struct RulesCommand {
     /// List all rules, also those that match nothing on this host
@@ -21,7 +24,7 @@ pub(crate) struct RulesCommand {
     /// Print JSON
     #[arg(long)]
     json: bool,
-    /// Write the measurements of this host as rules, for /etc/gfxplane/rules.d of other hosts
+    /// Print this host's measurements as rules, for /etc/gfxplane/rules.d of other hosts
     #[arg(long, conflicts_with_all = ["all", "json"])]
     pub(super) export: bool,
 }

@@ -28,34 +28,38 @@ pub(crate) fn name(text: &str) -> Result<String, &'static str> {
     }
 }
 
-/// The domain, and the command line's words about its host.
+/// The domain or file, and the command line's values in place of the host's and the policy's.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct SubjectArgs {
-    /// A libvirt domain (name or UUID), a file (a path with a slash or with the ending .xml),
+    /// A libvirt domain (name or UUID), a file (a path that has a slash or ends in .xml),
     /// or - for stdin
     #[arg(value_name = "DOMAIN|FILE|-", value_parser = name)]
     pub subject: String,
-    /// The command line's assumptions about the host and the policy.
+    /// The command line's values in place of the host's and the policy's.
     #[command(flatten)]
     pub assumed: Assumed,
 }
 
-/// The command line's words about a domain's host and policy.
+/// The command line's values in place of the host's and the policy's.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub(crate) struct Assumed {
-    /// Assume this version of QEMU, instead of that of the domain's emulator
+    /// Assume this version of QEMU, instead of the version of the domain's emulator
     #[arg(long, value_name = "VERSION")]
     pub qemu: Option<Version>,
     /// Assume this version of libvirt, instead of the host's
     #[arg(long, value_name = "VERSION")]
     pub libvirt_version: Option<Version>,
-    /// Manage these displays: asked, auto, full or off
+    /// Manage these displays, whatever the policy says: asked, auto, full or off
+    ///
+    /// asked: the displays that the domain has switched on. auto: also measured displays that the
+    /// domain's graphics can show as they are. full: also displays for which graphics or OpenGL
+    /// must be added. off: none, so that nothing in the domain is changed.
     #[arg(long, value_name = "WORD", value_parser = displays)]
     pub policy: Option<Displays>,
     /// Allow losing remote viewing (remote), the emulated card (video), or both (all)
     #[arg(long, value_name = "WORDS", value_parser = consent)]
     pub consent: Option<BTreeSet<Consent>>,
-    /// Also switch on displays that are known only by a rule, because the device was not probed
+    /// Also switch on displays that are known (for example by a rule), but not measured
     #[arg(long)]
     pub trust_rules: bool,
 }

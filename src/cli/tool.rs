@@ -33,11 +33,11 @@ use crate::libvirt::{Context, Failure, Libvirt};
 
 /// Find out what display a vfio device offers, and tell libvirt.
 ///
-/// Without a command it prints an overview of this host: its graphics cards, what they offer, the
-/// guests that have it, who shows their screens, and what is wrong.
+/// Without a verb (a command below), prints an overview of this host: its graphics cards, the vGPUs
+/// that they offer, the guests that use them, what shows the guests' screens, and the problems.
 ///
-/// Exit codes: 0 done, 1 refused or unknown, 2 usage, 3 the environment lacks something, 4
-/// internal.
+/// Exit codes: 0 done, 1 refused or unknown, 2 wrong usage, 3 the environment lacks something, 4 a
+/// fault in gfxplane.
 #[derive(Debug, Parser)]
 #[command(name = "gfxplane", version)]
 pub struct Arguments {

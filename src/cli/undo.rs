@@ -14,9 +14,9 @@ use crate::plan::undo::undo_all;
 
 /// Undo what gfxplane changed in domains
 ///
-/// Restores each part of a domain that is still as gfxplane left it. Names the parts that were
-/// changed since, and leaves them alone. From then on the daemon leaves the domain alone, until
-/// `gfxplane policy` or `gfxplane fixup --define` gives it back.
+/// Restores each part of a domain that is still as gfxplane left it. Prints which parts somebody
+/// has changed since, and leaves these as they are. From then on the daemon leaves the domain
+/// alone, until you use `gfxplane policy DOMAIN KEY=VALUE` or `gfxplane fixup --define DOMAIN`.
 #[derive(Debug, clap::Args)]
 pub struct Undo {
     /// A domain of this machine's libvirt (name or UUID)
@@ -25,10 +25,10 @@ pub struct Undo {
     /// Undo the changes of all domains, for example before the package is removed
     #[arg(long)]
     all: bool,
-    /// Print the difference, and change nothing
+    /// Print the changes as a unified diff, and change nothing
     #[arg(long, alias = "diff")]
     print_diff: bool,
-    /// Print the XML, and change nothing
+    /// Print the restored XML, and change nothing
     #[arg(long, conflicts_with = "all")]
     print_xml: bool,
     /// Print what would be restored, and change nothing

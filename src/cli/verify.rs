@@ -26,19 +26,19 @@ use crate::plan::words;
 use crate::predict::Prediction;
 use crate::xml::Document;
 
-/// Tell whether a domain starts, by starting a small copy of it for a moment
+/// Test whether a domain starts, by starting a small copy of it
 ///
 /// The copy has the domain's vfio devices, graphics and video, and nothing else: no disk, no
-/// network, no password. It is started paused, so that nothing runs in it, and destroyed again. Its
+/// network, no password. It is started paused, so that nothing runs in it, and removed at once. Its
 /// devices must be active and not in use.
 ///
 /// Prints `starts`, or the message of QEMU or libvirt with an explanation (exit code 1). Exit code
-/// 3 if it could not be tried.
+/// 3 if the domain could not be tried.
 #[derive(Debug, clap::Args)]
 pub struct Verify {
     #[command(flatten)]
     about: SubjectArgs,
-    /// The longest time to wait for the start
+    /// Wait at most this long for the start
     #[arg(long, value_name = "SECONDS", default_value_t = 120.0, value_parser = seconds)]
     deadline: f64,
     /// Print JSON

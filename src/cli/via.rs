@@ -39,11 +39,11 @@ const DEADLINE: f64 = 120.0;
 
 /// Ask devices what display they have
 ///
-/// A device is opened for a moment, which fails harmlessly if it is in use. Its answer is kept
-/// until it goes away or its driver changes.
+/// Opens a device for a moment. If the device is in use, this fails and disturbs nobody. The answer
+/// is kept until the host reboots, the device is removed, or its driver changes.
 ///
-/// With --via qemu, QEMU opens the device and tells which display interface it uses. This answer is
-/// about this device only, and the device's own answer counts more.
+/// With --via qemu, QEMU opens the device, and gfxplane learns from it which display the device
+/// has. This holds only for this device, and the device's own answer overrules it.
 #[derive(Debug, clap::Args)]
 pub(crate) struct ProbeCommand {
     #[command(flatten)]
@@ -51,7 +51,7 @@ pub(crate) struct ProbeCommand {
     /// Start a paused QEMU that opens the device, for drivers that open it for no other program
     ///
     /// If a domain with the device is started meanwhile, the qemu hook ends this QEMU. Without the
-    /// hook that start may fail.
+    /// hook, the domain's start may fail. QEMU gets two minutes, unless --deadline is given.
     #[arg(
         long,
         value_enum,
@@ -61,7 +61,7 @@ pub(crate) struct ProbeCommand {
     pub(super) via: Option<Via>,
 }
 
-/// What opens a device instead of us.
+/// The program that opens the device instead of gfxplane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum Via {
     /// QEMU, through libvirt

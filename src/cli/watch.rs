@@ -18,12 +18,12 @@ pub fn daemon(libvirt: Arc<dyn Libvirt>) -> anyhow::Result<End> {
 
 /// Keep the definitions of all domains correct, as a service
 ///
-/// Looks at every domain, and again whenever one is defined, its devices are better known, or the
-/// hook has refused it. Makes the changes that it may make unasked, and reports the others with the
-/// reason.
+/// Checks every domain, and checks it again whenever it is defined, its guest ends, more is known
+/// about its devices, or the hook has stopped its start. Makes the changes that it may make by
+/// itself, and reports the others with the reason. gfxplane.service runs this.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Watch {
-    /// Look at every domain once, and end
+    /// Check every domain once, and end
     #[arg(long)]
     once: bool,
 }
