@@ -1,4 +1,5 @@
-//! Reads and writes files of a host. Besides [`crate::probe`], only this room touches the machine.
+//! Reads and writes files of a host. Besides the room that opens devices, only this room touches
+//! the machine.
 //!
 //! Every function takes a [`Root`]: `/` for this machine, or the directory of a recorded host.
 
