@@ -20,7 +20,7 @@ use crate::libvirt::Start;
 use crate::libvirt::{Context, Failure};
 use crate::plan::fixup::fix;
 use crate::plan::{Level, Note, Plan, Topic, words};
-use crate::predict::libvirt;
+use crate::predict::libvirt_checks;
 use crate::predict::{About, Outcome, Prediction, Program, Refusal, Stage};
 
 /// Check whether domains will start and their screens will be visible
@@ -373,7 +373,7 @@ fn disagreement(answer: Start, now: &mut Prediction) -> Option<String> {
         (Start::Starts, Some(refusal)) => {
             // A dry run gives out no ports, starts no daemon and has no process.
             if matches!(now.outcome, Outcome::Doubt { .. })
-                || libvirt::is_of_real_starts(&refusal.message)
+                || libvirt_checks::is_of_real_starts(&refusal.message)
             {
                 return None;
             }
@@ -422,10 +422,10 @@ mod tests {
             (no(Stage::Devices, "A"), Start::Starts, false, "A"),
             (no(Stage::Define, "A"), Start::Starts, true, "doubt"),
             (
-                no(Stage::Start, libvirt::NO_TLS_PORT),
+                no(Stage::Start, libvirt_checks::NO_TLS_PORT),
                 Start::Starts,
                 false,
-                libvirt::NO_TLS_PORT,
+                libvirt_checks::NO_TLS_PORT,
             ),
         ] {
             let told = format!("{predicted:?} {answer:?}");

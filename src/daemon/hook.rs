@@ -30,9 +30,9 @@ use crate::plan::trial;
 use crate::plan::{Action, plan, words};
 use crate::predict::abilities::Abilities;
 use crate::predict::arguments::Arguments;
+use crate::predict::qemu_messages::NEEDS_KVM;
 use crate::predict::screens::{Found, Known, Screens, Vgpu};
 use crate::predict::versions::reads_override;
-use crate::predict::words::NEEDS_KVM;
 use crate::predict::{About, Outcome, Program, Refusal, predict};
 use crate::xml::Document;
 

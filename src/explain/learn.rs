@@ -31,7 +31,7 @@ use crate::device::id::DeviceId;
 use crate::device::version::Version;
 use crate::plan::trial::said;
 use crate::predict::arguments::Device;
-use crate::predict::words;
+use crate::predict::qemu_messages;
 
 /// The displays that were learned from the last start in a log.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -212,9 +212,12 @@ impl<'l> Start<'l> {
     /// `None` if QEMU refused no display. QEMU exits at the first device that it refuses.
     fn refusal(&self, devices: &[DeviceId]) -> Option<(DeviceId, Display)> {
         self.printed.lines().find_map(|line| {
-            let (before, words) = [words::DMABUF_NEEDS_OPENGL, words::NO_DISPLAY]
-                .iter()
-                .find_map(|words| Some((line.trim_end().strip_suffix(words)?, words)))?;
+            let (before, words) = [
+                qemu_messages::DMABUF_NEEDS_OPENGL,
+                qemu_messages::NO_DISPLAY,
+            ]
+            .iter()
+            .find_map(|words| Some((line.trim_end().strip_suffix(words)?, words)))?;
             // QEMU's vfio code puts "vfio NAME: " before its messages (hw/vfio/pci.c).
             let before = before.strip_suffix("vfio: ").unwrap_or(before);
             let name = |id: &&DeviceId| before.ends_with(&format!(": vfio {id}: "));

@@ -330,7 +330,7 @@ mod tests {
     /// The messages that predictions use are in code. Each must be a known message.
     #[test]
     fn what_is_predicted_is_known() {
-        let source = include_str!("../predict/words.rs");
+        let source = include_str!("../predict/qemu_messages.rs");
         let mut count = 0;
         for constant in source.split("pub(crate) const ").skip(1) {
             let words = constant

@@ -11,8 +11,8 @@ use crate::domain::policy::Consent;
 use crate::domain::{GraphicsSettings, GraphicsType, Reach};
 use crate::plan::{Action, Change};
 use crate::predict::abilities::Abilities;
+use crate::predict::qemu_messages::NO_SPICE_SERVER;
 use crate::predict::screens::{Found, Frontend, Screens};
-use crate::predict::words::NO_SPICE_SERVER;
 use crate::predict::{About, Danger, DangerKind, Prediction, Refusal, predict};
 
 /// A way to arrange the graphics so that they show the screens.

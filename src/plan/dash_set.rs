@@ -11,7 +11,7 @@ use crate::predict::arguments::Setting;
 use crate::predict::properties;
 use crate::predict::screens::Vgpu;
 use crate::predict::versions::{DEVICE_JSON_HOTPLUG, Libvirt, OVERRIDE, reads_override};
-use crate::predict::{About, words};
+use crate::predict::{About, qemu_messages};
 
 /// The reason for moving a setting, as text for the user.
 const WHY: &str = "the domain asked for it by -set, which this QEMU no longer accepts";
@@ -51,7 +51,7 @@ impl Planner<'_, '_, '_> {
             }
             let reason = format!(
                 "QEMU refuses it with \"{}\", as libvirt describes devices in JSON",
-                words::filled(words::NO_SUCH_DEVICE, &setting.id)
+                qemu_messages::filled(qemu_messages::NO_SUCH_DEVICE, &setting.id)
             );
             for Setting { text, .. } in same {
                 if gone.insert(text.clone()) {

@@ -10,7 +10,7 @@ use crate::plan::planner::{Planner, display_words, how_known};
 use crate::plan::{Fix, Level, Note, Topic};
 use crate::predict::screens::{Found, Screens};
 use crate::predict::versions::PCI_DISPLAY;
-use crate::predict::{About, Danger, Prediction, predict, words};
+use crate::predict::{About, Danger, Prediction, predict, qemu_messages};
 
 impl Planner<'_, '_, '_> {
     /// Switches off each display of a device that has none and, with the policy `unknown = "off"`,
@@ -27,7 +27,7 @@ impl Planner<'_, '_, '_> {
                     "{} has no display{}: QEMU would refuse it with \"{}\"",
                     vgpu.id,
                     how_known(vgpu),
-                    words::NO_DISPLAY
+                    qemu_messages::NO_DISPLAY
                 )),
                 (Display::Unknown(why), Unknown::Off) => Some(format!(
                     "the display of {} is not known ({why}), and the policy says to switch such displays off",

@@ -1,6 +1,6 @@
 //! Turns a plan into edits of the domain's XML.
 
-mod qemu;
+mod qemu_arguments;
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
@@ -10,7 +10,7 @@ use crate::domain::{Domain, Graphics, GraphicsType, Hostdev, Property, SpiceMode
 use crate::plan::{Action, Change};
 use crate::xml::{Edit, escape};
 
-use qemu::Aliases;
+use qemu_arguments::Aliases;
 
 /// The elements that libvirt writes after `<graphics>` (src/conf/domain_conf.c,
 /// `virDomainDefFormatInternalSetRootName`).

@@ -12,7 +12,7 @@ mod dash_set;
 mod displays;
 pub mod edits;
 pub mod fixup;
-mod graphics;
+mod graphics_and_video;
 mod managed;
 pub mod managers;
 mod options;

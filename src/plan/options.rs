@@ -8,7 +8,7 @@ use crate::plan::planner::{Planner, how_known};
 use crate::predict::properties;
 use crate::predict::screens::{Card, Vgpu};
 use crate::predict::versions::{OPREGION_BY_DEFAULT, OVERRIDE, Qemu, reads_override};
-use crate::predict::{About, words};
+use crate::predict::{About, qemu_messages};
 
 /// QEMU's property that passes the OpRegion to the guest.
 const OPREGION: &str = "x-igd-opregion";
@@ -25,7 +25,7 @@ impl Planner<'_, '_, '_> {
             let reason = if vgpu.lacks_ramfb(takes_ramfb) {
                 format!(
                     "QEMU refuses the property with \"{}\", because libvirt chooses the driver with ramfb only by the attribute ramfb",
-                    words::RAMFB_NOT_FOUND
+                    qemu_messages::RAMFB_NOT_FOUND
                 )
             } else if let Some(words) = vgpu.mistyped.get("ramfb") {
                 format!(
@@ -86,10 +86,10 @@ impl Planner<'_, '_, '_> {
                 continue;
             }
             let reason = if !vgpu.display {
-                let words = words::RAMFB_NEEDS_DISPLAY;
+                let words = qemu_messages::RAMFB_NEEDS_DISPLAY;
                 format!("ramfb needs display='on': QEMU refuses \"{words}\"")
             } else if !self.screens.has_fw_cfg_dma {
-                let words = words::RAMFB_NEEDS_FW_CFG;
+                let words = qemu_messages::RAMFB_NEEDS_FW_CFG;
                 format!("the guest's machine can't have ramfb: QEMU refuses it with \"{words}\"")
             } else if video {
                 "the domain has a video card of model ramfb, and a guest can have one ramfb only"
@@ -172,7 +172,7 @@ impl Planner<'_, '_, '_> {
             }
             let reason = format!(
                 "another device passes on its OpRegion, and QEMU refuses a second one with \"{}\"",
-                words::OPREGION_TWICE
+                qemu_messages::OPREGION_TWICE
             );
             self.set_property(place, OPREGION, "false", reason);
         }

@@ -10,7 +10,7 @@ use crate::domain::{Domain, Hostdev};
 use crate::plan::{Action, Change, Fix, Level, Note, Plan, Topic};
 use crate::predict::abilities::Abilities;
 use crate::predict::screens::{Screens, Vgpu};
-use crate::predict::{About, Prediction, libvirt, predict};
+use crate::predict::{About, Prediction, libvirt_checks, predict};
 
 /// Makes the plan for a domain. `screens` are the domain's screens as it is defined, and `policy`
 /// is the policy for this domain ([`Policy::for_domain`]).
@@ -133,7 +133,7 @@ impl<'p, 'd, 'a> Planner<'p, 'd, 'a> {
         // If a device or a type of graphics occurs twice, for example, only the owner knows which
         // is meant.
         let is_clear = !screens.vgpus.is_empty()
-            && !libvirt::is_beyond_repair(screens, self.abilities)
+            && !libvirt_checks::is_beyond_repair(screens, self.abilities)
             // If managed='yes' takes a vGPU away, the owner has to decide.
             && screens.vgpus.iter().all(|vgpu| vgpu.lost.is_none());
         if is_clear && self.policy.display != Displays::Off {
@@ -159,7 +159,7 @@ impl<'p, 'd, 'a> Planner<'p, 'd, 'a> {
         let changes = settled(std::mem::take(&mut self.changes), screens);
         Plan {
             before,
-            host: libvirt::host(screens, self.abilities),
+            host: libvirt_checks::host(screens, self.abilities),
             changes: self.told(changes),
             notes: self.notes,
             after,

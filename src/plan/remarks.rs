@@ -5,10 +5,10 @@ use std::collections::{BTreeSet, HashSet};
 use crate::device::id::DeviceId;
 use crate::plan::planner::Planner;
 use crate::plan::{Level, Topic};
-use crate::predict::libvirt::NO_APPARMOR_PROFILE;
+use crate::predict::libvirt_checks::NO_APPARMOR_PROFILE;
 use crate::predict::screens::{Found, GpuPart, Vgpu};
 use crate::predict::versions::{Libvirt, OVERRIDE, PCI_DISPLAY, reads_override};
-use crate::predict::{About, HeadOf, Outcome, Prediction, Program, Refusal, words};
+use crate::predict::{About, HeadOf, Outcome, Prediction, Program, Refusal, qemu_messages};
 
 /// The severity, the text and the fix of a note.
 pub(super) type Remark = (Level, String, String);
@@ -28,15 +28,15 @@ pub(super) fn fix_of(refusal: &Refusal) -> Option<&'static str> {
         );
     }
     match message {
-        words::NEEDS_KVM => Some("<domain type='kvm'>"),
+        qemu_messages::NEEDS_KVM => Some("<domain type='kvm'>"),
         NO_APPARMOR_PROFILE => Some(
             "in xauth of the SDL graphics, name the X authority file of the user who looks at the screen; AppArmor allows none in /etc or /usr",
         ),
-        words::NO_SDL => Some(
+        qemu_messages::NO_SDL => Some(
             "in display and xauth of the SDL graphics, name an X server that runs; newer AppArmor also needs #include <abstractions/X> in /etc/apparmor.d/local/abstractions/libvirt-qemu",
         ),
-        words::NO_SECOND_GL_ON_X => Some("keep SDL or spice with gl, not both"),
-        words::NO_DBUS_FOR_AUDIO => Some("use an audio of another type than dbus"),
+        qemu_messages::NO_SECOND_GL_ON_X => Some("keep SDL or spice with gl, not both"),
+        qemu_messages::NO_DBUS_FOR_AUDIO => Some("use an audio of another type than dbus"),
         _ => None,
     }
 }
@@ -152,7 +152,7 @@ impl Planner<'_, '_, '_> {
             let text = format!(
                 "a VNC viewer that switches to the screen of {} (Ctrl-Alt-1, Ctrl-Alt-2) ends the guest: QEMU exits, for example with \"{}\"",
                 screens.join(" or "),
-                words::CONSOLE_NEEDS_DMABUF
+                qemu_messages::CONSOLE_NEEDS_DMABUF
             );
             let fix = "remove VNC, and use spice with gl that listens on a socket or nowhere";
             self.note(Level::Warn, last.about(), text, &[fix]);

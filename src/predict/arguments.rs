@@ -18,7 +18,7 @@ use syntax::{is_on, json_pairs};
 pub use told::without_values;
 pub(crate) use told::{OPTIONS, is_telling, told, told_setting};
 
-use crate::predict::words::is_in;
+use crate::predict::qemu_messages::is_in;
 
 /// The user's arguments, as far as they are read.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -16,7 +16,8 @@ use crate::predict::versions::{
     DMABUF_WITHOUT_SIZE, Libvirt, Qemu, REGION_FAULT, RESET_ENDS_GUEST, VNC_BINDS,
 };
 use crate::predict::{
-    About, Danger, DangerKind, Head, HeadOf, Outcome, Prediction, Refusal, Shown, Stage, words,
+    About, Danger, DangerKind, Head, HeadOf, Outcome, Prediction, Refusal, Shown, Stage,
+    qemu_messages,
 };
 
 /// A screen as QEMU's console layer sees it.
@@ -136,13 +137,13 @@ impl Row {
             && owner != self.kind
         {
             let name = self.name;
-            return Some(words::filled(words::CONTEXT_UNFIT, name));
+            return Some(qemu_messages::filled(qemu_messages::CONTEXT_UNFIT, name));
         }
         if console.gl && context == Context::None {
-            return Some(words::CONSOLE_NEEDS_CONTEXT.into());
+            return Some(qemu_messages::CONSOLE_NEEDS_CONTEXT.into());
         }
         if console.dmabuf && !self.dmabuf {
-            return Some(words::CONSOLE_NEEDS_DMABUF.into());
+            return Some(qemu_messages::CONSOLE_NEEDS_DMABUF.into());
         }
         None
     }
@@ -179,7 +180,7 @@ fn bind(rows: &[Row], consoles: &[Console]) -> Bound {
                 if *context == Context::None {
                     *context = row.brings;
                 } else {
-                    no = Some((words::CONTEXT_TWICE.to_owned(), true));
+                    no = Some((qemu_messages::CONTEXT_TWICE.to_owned(), true));
                 }
             }
             let no = no.or_else(|| Some((row.incompatible(console, *context)?, row.always)));
@@ -212,7 +213,7 @@ pub(super) fn refusal(
     let listens = vnc(screens, libvirt).filter(|vnc| is_denied(vnc.settings.websocket));
     let denied = listens.map(|vnc| {
         let about = About::Graphics(vnc.kind);
-        Refusal::new(Stage::Qemu, about, words::NO_SOCKET, false)
+        Refusal::new(Stage::Qemu, about, qemu_messages::NO_SOCKET, false)
     });
     match refusal {
         Some((kind, refusal)) if kind != GraphicsType::Spice || denied.is_none() => Some(refusal),

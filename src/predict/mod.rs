@@ -16,13 +16,13 @@ mod about;
 pub mod arguments;
 mod frontends;
 pub mod hints;
-pub mod libvirt;
+pub mod libvirt_checks;
 pub mod properties;
-pub mod qemu;
+pub mod qemu_checks;
+pub mod qemu_messages;
 pub mod screens;
 pub mod shape;
 pub(crate) mod versions;
-pub mod words;
 
 use std::collections::HashSet;
 
@@ -32,7 +32,7 @@ use crate::device::id::{DeviceId, serialize_as_text};
 use crate::device::version::Version;
 use crate::domain::GraphicsType;
 use crate::predict::abilities::Abilities;
-use crate::predict::qemu::X;
+use crate::predict::qemu_checks::X;
 use crate::predict::screens::{Found, Screens};
 pub use about::About;
 use versions::{Libvirt, Qemu, not_reviewed};
@@ -425,7 +425,7 @@ pub fn predict(screens: &Screens, abilities: &Abilities) -> Prediction {
         true => &[Found::Nothing],
         false => &[Found::Dmabuf, Found::Region, Found::Nothing],
     };
-    let x = qemu::possible_x(screens, abilities);
+    let x = qemu_checks::possible_x(screens, abilities);
     let mut first: Option<Prediction> = None;
     let mut refusals: Vec<Option<Refusal>> = Vec::new();
     for world in alike {
@@ -440,18 +440,18 @@ pub fn predict(screens: &Screens, abilities: &Abilities) -> Prediction {
         for libvirt in &libvirts {
             for qemu in &qemus {
                 let by_qemu = |x: &X| {
-                    qemu::refusal(screens, &found, abilities, (libvirt, qemu), *x)
+                    qemu_checks::refusal(screens, &found, abilities, (libvirt, qemu), *x)
                         .filter(|_| !screens.is_none_of_ours())
                 };
                 let by_qemu: Vec<_> = x.iter().map(by_qemu).collect();
-                let by_libvirt = libvirt::refusals(screens, abilities, libvirt);
+                let by_libvirt = libvirt_checks::refusals(screens, abilities, libvirt);
                 let both = by_libvirt
                     .iter()
                     .flat_map(|by| by_qemu.iter().map(move |q| (by, q)));
                 for (by_libvirt, by_qemu) in both {
                     let refused = by_libvirt.clone().or_else(|| by_qemu.clone());
                     if refused.is_none() || first.is_none() {
-                        let consoles = qemu::consoles(screens, &found, libvirt);
+                        let consoles = qemu_checks::consoles(screens, &found, libvirt);
                         let seen = frontends::seen(screens, &consoles, libvirt, qemu);
                         match &mut first {
                             Some(first) if !refusals.iter().all(Option::is_some) => {
@@ -555,15 +555,15 @@ fn because(screens: &Screens, abilities: &Abilities, unsure: &[usize]) -> String
             format!("the display of {} is not known ({reason})", vgpu.id)
         })
         .collect();
-    if libvirt::tls(abilities, screens).len() > 1 {
+    if libvirt_checks::tls(abilities, screens).len() > 1 {
         reasons.push("spice_tls of qemu.conf is not known".into());
     }
-    if libvirt::daemon_denied(abilities, screens).len() > 1 {
+    if libvirt_checks::daemon_denied(abilities, screens).len() > 1 {
         reasons.push(
             "AppArmor may keep libvirt from the dbus-daemon of a guest without a profile".into(),
         );
     }
-    let x = qemu::possible_x(screens, abilities);
+    let x = qemu_checks::possible_x(screens, abilities);
     if x.contains(&X::EndsQemu) {
         reasons
             .push("SDL and spice both use OpenGL, and with Mesa's GLX Xlib then ends QEMU".into());

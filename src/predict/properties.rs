@@ -4,7 +4,7 @@
 //! `qemu:override` has to name the type, because libvirt writes JSON, where QEMU accepts no other
 //! type (`Invalid parameter type for 'x-no-mmap', expected: boolean`).
 
-use crate::predict::words::{self, is_in};
+use crate::predict::qemu_messages::{self, is_in};
 
 /// Properties whose values are texts, even if they look like numbers (hw/vfio/pci.c, hw/pci/pci.c).
 /// `addr` may also be a number, but with another meaning: "2" is slot 2, 2 is function 2 of slot 0.
@@ -62,17 +62,17 @@ fn type_of(property: &str) -> Option<Type> {
 pub(crate) fn mistake(property: &str, kind: &str, value: &str) -> Option<String> {
     let is_switch = is_in(WORDS, property) && property != "x-msix-relocation";
     if kind == "string" && is_switch && !["on", "off", "auto"].contains(&value) {
-        let words = words::filled(words::NO_SUCH_WORD, property);
-        return Some(words::filled(&words, value));
+        let words = qemu_messages::filled(qemu_messages::NO_SUCH_WORD, property);
+        return Some(qemu_messages::filled(&words, value));
     }
     let words = match (type_of(property)?, kind) {
         (_, "remove") | (Type::Text, "string") | (Type::Switch, "bool") => return None,
         (Type::Number, "signed" | "unsigned") => return None,
-        (Type::Text, _) => words::EXPECTED_A_TEXT,
-        (Type::Switch, _) => words::EXPECTED_A_SWITCH,
-        (Type::Number, _) => words::EXPECTED_A_NUMBER,
+        (Type::Text, _) => qemu_messages::EXPECTED_A_TEXT,
+        (Type::Switch, _) => qemu_messages::EXPECTED_A_SWITCH,
+        (Type::Number, _) => qemu_messages::EXPECTED_A_NUMBER,
     };
-    Some(words::filled(words, property))
+    Some(qemu_messages::filled(words, property))
 }
 
 /// Returns the place of a property in the order in which QEMU sets a device's properties from JSON,

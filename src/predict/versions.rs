@@ -15,7 +15,7 @@ use crate::device::id::DeviceId;
 use crate::device::version::Version;
 use crate::domain::Versions;
 use crate::predict::abilities::Abilities;
-use crate::predict::{Program, Refusal, words};
+use crate::predict::{Program, Refusal, qemu_messages};
 
 /// The newest series of QEMU whose rules are known. 11.1.3 was read and measured; stable releases
 /// of a series bring no new rules.
@@ -227,8 +227,8 @@ impl Qemu {
         match id {
             _ if self.has(OPREGION_BY_DEFAULT) => None,
             DeviceId::Pci(_) if self.has(OPREGION_BY_IGD) => None,
-            _ if self.has(OPREGION_BY_IGD) => Some(words::NO_OPREGION_BY_IGD),
-            _ => Some(words::NO_OPREGION),
+            _ if self.has(OPREGION_BY_IGD) => Some(qemu_messages::NO_OPREGION_BY_IGD),
+            _ => Some(qemu_messages::NO_OPREGION),
         }
     }
 

@@ -24,7 +24,7 @@ use gfxplane::domain::{Domain, Hostdev};
 use gfxplane::plan::fixup::{Fixed, Surroundings, Unfit};
 use gfxplane::plan::managers::adapt;
 use gfxplane::predict::Outcome;
-use gfxplane::predict::libvirt::is_beyond_repair;
+use gfxplane::predict::libvirt_checks::is_beyond_repair;
 use gfxplane::xml::Document;
 use libtest_mimic::{Failed, Trial};
 use proptest::collection::vec;

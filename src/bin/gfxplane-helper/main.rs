@@ -6,8 +6,8 @@
 #![cfg_attr(not(test), no_main)]
 #![cfg_attr(test, allow(dead_code))]
 
-mod managers;
-mod mdevctl;
+mod manager_hooks;
+mod mdevctl_callout;
 mod qemu_hook;
 #[cfg(not(test))]
 #[path = "../common/start.rs"]
@@ -45,11 +45,11 @@ fn run() -> u8 {
     if wrapper::is_called(&program) {
         return wrapper::run(&root(), &program, &arguments);
     }
-    if let Some(call) = managers::Call::parse(&program, &arguments) {
-        return managers::run(&root(), &call);
+    if let Some(call) = manager_hooks::Call::parse(&program, &arguments) {
+        return manager_hooks::run(&root(), &call);
     }
     if let Some(call) = Call::parse(&arguments) {
-        return mdevctl::run(&root(), &call);
+        return mdevctl_callout::run(&root(), &call);
     }
     // The name of a guest may be anything, even "--help", or not UTF-8.
     if arguments.first().is_some_and(|verb| verb == "qemu-hook") {

@@ -22,7 +22,7 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::signal::{Signal, raise};
 use uuid::Uuid;
 
-use crate::mdevctl::words_of;
+use crate::mdevctl_callout::words_of;
 use crate::{FAILURE, SUCCESS, fail};
 
 /// The file name under which libvirt runs mdevctl. If we are called by this name, we act as

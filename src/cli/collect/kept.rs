@@ -1,9 +1,9 @@
 //! Writes a domain for a recording. The result has only the parts that gfxplane reads ([`KEPT`]).
 //! It is written from nothing, so that unforeseen comments, texts and names are left out.
 
-mod arguments;
+mod commandline;
 
-use arguments::kept_arguments;
+use commandline::kept_arguments;
 
 use crate::cli::collect::says_nothing;
 use crate::device::id::DeviceId;

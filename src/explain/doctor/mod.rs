@@ -5,12 +5,12 @@
 //! read no files. A check that lacks a fact writes a warning on this machine, or SKIP for a
 //! recorded host.
 
-mod devices;
+mod callouts_and_hooks;
+mod device_checks;
 pub mod examine;
-mod guests;
-mod libvirt;
+mod guest_checks;
+mod known_bugs;
 mod opengl;
-mod versions;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -27,7 +27,7 @@ use crate::predict::abilities::Abilities;
 use crate::publish::inventory::Inventory;
 use crate::publish::unknown::Around;
 
-pub use guests::guests;
+pub use guest_checks::guests;
 
 /// The command that installs the package's files again.
 const REINSTALL: &str = "sudo apt reinstall gfxplane # Fedora: sudo dnf reinstall gfxplane";
@@ -354,20 +354,20 @@ impl Host {
 #[must_use]
 pub fn examine(host: &Host, holders: &BTreeMap<DeviceId, String>) -> Vec<Line> {
     let mut report = Report::new(host.recording);
-    devices::settings(host, &mut report);
-    devices::gpus(host, &mut report);
-    devices::devices(host, holders, &mut report);
-    devices::records(host, &mut report);
-    devices::service(host, &mut report);
+    device_checks::settings(host, &mut report);
+    device_checks::gpus(host, &mut report);
+    device_checks::devices(host, holders, &mut report);
+    device_checks::records(host, &mut report);
+    device_checks::service(host, &mut report);
     opengl::render_nodes(host, &mut report);
     opengl::libraries(host, &mut report);
     opengl::emulators(host, &mut report);
-    libvirt::mdevctl(host, &mut report);
-    libvirt::callouts(host, &mut report);
-    libvirt::hook(host, &mut report);
-    libvirt::confinement(host, &mut report);
-    libvirt::dbus_daemon(host, &mut report);
-    versions::versions(host, &mut report);
+    callouts_and_hooks::mdevctl(host, &mut report);
+    callouts_and_hooks::callouts(host, &mut report);
+    callouts_and_hooks::hook(host, &mut report);
+    callouts_and_hooks::confinement(host, &mut report);
+    callouts_and_hooks::dbus_daemon(host, &mut report);
+    known_bugs::versions(host, &mut report);
     report.lines
 }
 

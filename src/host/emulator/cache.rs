@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::files::module_directories;
-use super::libvirt;
+use super::libvirt_settings;
 use crate::device::record::MAX_SIZE;
 use crate::device::version::Version;
 use crate::host::{Root, Warning, or_ignored, read_names, run};
@@ -81,8 +81,8 @@ impl Key {
                 .filter_map(|path| Some((modified(&fs::metadata(&path).ok()?), path)))
                 .map(|(modified, path)| (path, modified))
                 .collect(),
-            libvirt: libvirt::version(root),
-            rdp: libvirt::has_rdp(root),
+            libvirt: libvirt_settings::version(root),
+            rdp: libvirt_settings::has_rdp(root),
         })
     }
 }

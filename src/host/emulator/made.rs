@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use super::cache::{Kept, Key, keep, kept_path};
-use super::libvirt::LISTEN;
+use super::libvirt_settings::LISTEN;
 use super::{Asking, abilities};
 use crate::device::record::FORMAT;
 use crate::host::{Root, Warning};

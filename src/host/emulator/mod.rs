@@ -10,13 +10,13 @@
 mod cache;
 mod capabilities;
 mod files;
-mod libvirt;
+mod libvirt_settings;
 #[cfg(test)]
 mod made;
 pub mod trials;
 
 pub use cache::known;
-pub(crate) use libvirt::qemu_conf;
+pub(crate) use libvirt_settings::qemu_conf;
 #[cfg(test)]
 pub(crate) use made::pretend;
 
@@ -30,7 +30,7 @@ use crate::host::{Root, Warning};
 use crate::predict::abilities::{Abilities, Guests};
 use cache::{Kept, Key, keep, kept_path, read, to_text};
 use files::Told;
-use libvirt::{Installed, installed, installed_path, listens, render_nodes};
+use libvirt_settings::{Installed, installed, installed_path, listens, render_nodes};
 
 /// A function that asks libvirt for the `<domainCapabilities>` of an emulator, by its path. It
 /// returns `None` if there is no libvirt to ask, and an error that says why libvirt gave no answer.

@@ -7,7 +7,7 @@
 //! The reduced domain is written anew from a list of the parts that are kept, so that no other part
 //! (a password, a disk, a port) can slip in.
 
-mod arguments;
+mod kept_arguments;
 mod names;
 mod reduce;
 pub mod said;

@@ -9,7 +9,7 @@ use crate::device::id::DeviceId;
 use crate::domain::{
     Domain, Graphics, GraphicsType, Hostdev, Listen, QEMU_NAMESPACE, in_qemu, numbered,
 };
-use crate::plan::trial::arguments::arguments;
+use crate::plan::trial::kept_arguments::arguments;
 use crate::plan::trial::writer::{Keep, Writer};
 use crate::predict::abilities::Abilities;
 use crate::xml::{Document, Element, XmlError};

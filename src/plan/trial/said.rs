@@ -2,7 +2,7 @@
 
 use crate::device::facts::{Display, Reason};
 use crate::plan::{Plan, Topic, words};
-use crate::predict::{Outcome, words as words_of_qemu};
+use crate::predict::{Outcome, qemu_messages as words_of_qemu};
 
 /// The subject of libvirt's or QEMU's answer to a start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::Setting;
 use super::syntax::{json_pairs, pairs};
 use crate::device::id::DeviceId;
-use crate::predict::words::is_in;
+use crate::predict::qemu_messages::is_in;
 
 /// A `-device`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -3,7 +3,7 @@ use crate::domain::tests::with;
 
 /// The rows of tests/vm/hostdevs.tsv: devices, libvirt 11.3's message, and those of 9.0 and 12.8 if
 /// they are others. `tests/vm/test messages` asks these versions. Checks that concern more than one
-/// hostdev are in the tables of `predict::libvirt`.
+/// hostdev are in the tables of `predict::libvirt_checks`.
 #[test]
 fn hostdevs_that_libvirt_refuses() {
     let elsewhere = ["Unsupported address type", "non unique alias", "Attempted"];

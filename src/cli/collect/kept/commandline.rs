@@ -2,7 +2,7 @@
 
 use super::{LEFT_OUT, is_a_device, is_word};
 use crate::predict::arguments::{self, OPTIONS, Setting, is_screen, is_telling, pairs};
-use crate::predict::words::is_in;
+use crate::predict::qemu_messages::is_in;
 
 /// The text in place of an option of QEMU's that is left out. It looks like an option itself; in
 /// place of a value stands [`LEFT_OUT`].

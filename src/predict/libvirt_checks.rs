@@ -7,7 +7,7 @@
 //! start makes them again, checks the graphics, and then handles the host's devices.
 
 mod cards;
-mod graphics;
+mod graphics_checks;
 mod rule;
 
 use crate::device::facts::{Display, Reason};
@@ -19,11 +19,11 @@ use crate::predict::versions::Libvirt;
 use crate::predict::{About, Refusal, Stage};
 
 use cards::VIDEO;
-pub use graphics::NO_TLS_PORT;
-use graphics::{
+pub use graphics_checks::NO_TLS_PORT;
+use graphics_checks::{
     ARGUMENTS, CGROUP, DAEMON, GRAPHICS, NO_AUDIO, ONE_OF_EACH, PORTS, PROFILE, RENDER_NODE, START,
 };
-pub(crate) use graphics::{NO_APPARMOR_PROFILE, is_of_real_starts};
+pub(crate) use graphics_checks::{NO_APPARMOR_PROFILE, is_of_real_starts};
 use rule::{Broken, OfDomain, OfHostdev, Rule, World, if_so};
 
 /// The checks once a hostdev is parsed (src/conf/domain_postparse.c,

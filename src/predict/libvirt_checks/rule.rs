@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::graphics::lacks_audio;
+use super::graphics_checks::lacks_audio;
 use crate::domain::{GraphicsType, Versions};
 use crate::predict::abilities::Abilities;
 use crate::predict::screens::{Card, Frontend, Screens, Vgpu};

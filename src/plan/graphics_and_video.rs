@@ -10,9 +10,9 @@ use crate::plan::remarks::fix_of;
 use crate::plan::{Action, Fix, Level, Topic, words};
 use crate::predict::abilities::{ALLOW_DBUS_DAEMON, DBUS_DAEMON_DIED, RenderNodes};
 use crate::predict::arguments::Arguments;
+use crate::predict::qemu_messages::{BLOB_AND_VIRGL, NEEDS_KVM};
 use crate::predict::screens::{Found, Vgpu};
 use crate::predict::versions::BLOB_WITH_VIRGL;
-use crate::predict::words::{BLOB_AND_VIRGL, NEEDS_KVM};
 use crate::predict::{About, Outcome, Prediction, Refusal, predict};
 
 impl Planner<'_, '_, '_> {

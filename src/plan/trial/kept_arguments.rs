@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use crate::domain::Domain;
 use crate::plan::trial::LeftOut;
 use crate::predict::arguments::{Device, OPTIONS, SWITCHES, is_emulated, is_screen, options};
-use crate::predict::words::is_in;
+use crate::predict::qemu_messages::is_in;
 
 /// The kinds of `-display` that open no port and do not use stdin.
 const DISPLAYS: [&str; 5] = ["dbus", "egl-headless", "gtk", "none", "sdl"];

@@ -14,7 +14,7 @@ use crate::predict::versions::{
     AUDIO_NEEDS_DBUS, BLOB_WITH_VIRGL, EGL_BEFORE_DEVICES, Libvirt, NO_OPENGL_NAMES_DISPLAY,
     NO_OPENGL_SAID_AT_LENGTH, OPREGION_BY_DEFAULT, Qemu,
 };
-use crate::predict::{About, HeadOf, Refusal, Stage, words};
+use crate::predict::{About, HeadOf, Refusal, Stage, qemu_messages};
 
 /// Returns the screens in QEMU's order. `found` has the display of each vfio device.
 pub(super) fn consoles(screens: &Screens, found: &[Found], libvirt: &Libvirt) -> Vec<Console> {
@@ -96,7 +96,7 @@ pub(crate) fn refusal(
             // SDL finds no X server that it can open.
             let is_sdl = local(screens).is_some_and(|(kind, _)| kind == GraphicsType::Sdl);
             let about = About::Graphics(GraphicsType::Sdl);
-            refuse(about, words::NO_SDL, false).filter(|_| is_sdl && x == X::Closed)
+            refuse(about, qemu_messages::NO_SDL, false).filter(|_| is_sdl && x == X::Closed)
         })
         .or_else(|| {
             let consoles = consoles(screens, found, libvirt);
@@ -105,7 +105,7 @@ pub(crate) fn refusal(
         })
         .or_else(|| {
             let about = About::Graphics(GraphicsType::Sdl);
-            refuse(about, words::NO_SECOND_GL_ON_X, false).filter(|_| x == X::EndsQemu)
+            refuse(about, qemu_messages::NO_SECOND_GL_ON_X, false).filter(|_| x == X::EndsQemu)
         })
 }
 
@@ -114,7 +114,7 @@ fn before_devices(screens: &Screens, abilities: &Abilities, qemu: &Qemu, x: X) -
     // QEMU looks up -set among the -device options before it creates any of them.
     if let Some(setting) = screens.dead_settings.first() {
         let message = match Setting::read(setting) {
-            Some(Setting { id, .. }) => words::filled(words::NO_SUCH_DEVICE, &id),
+            Some(Setting { id, .. }) => qemu_messages::filled(qemu_messages::NO_SUCH_DEVICE, &id),
             // The argument may contain a secret.
             None => "can't parse".to_owned(),
         };
@@ -131,7 +131,7 @@ fn before_devices(screens: &Screens, abilities: &Abilities, qemu: &Qemu, x: X) -
         } else {
             About::Graphics(kind)
         };
-        let message = words::filled(words::DISPLAY_NOT_AVAILABLE, kind.word());
+        let message = qemu_messages::filled(qemu_messages::DISPLAY_NOT_AVAILABLE, kind.word());
         return refuse(about, message, true);
     }
     if let Some(message) = early_display(screens, qemu, x) {
@@ -145,7 +145,7 @@ fn before_devices(screens: &Screens, abilities: &Abilities, qemu: &Qemu, x: X) -
             .any(|port| is_privileged(*port, screens, abilities))
     {
         let about = About::Graphics(GraphicsType::Spice);
-        return refuse(about, words::NO_SPICE_SERVER, false);
+        return refuse(about, qemu_messages::NO_SPICE_SERVER, false);
     }
     if let Some(spice) = spice
         && spice.gl
@@ -154,7 +154,7 @@ fn before_devices(screens: &Screens, abilities: &Abilities, qemu: &Qemu, x: X) -
     {
         return refuse(
             About::Graphics(GraphicsType::Spice),
-            words::SPICE_GL_LOCAL_ONLY,
+            qemu_messages::SPICE_GL_LOCAL_ONLY,
             false,
         );
     }
@@ -164,7 +164,7 @@ fn before_devices(screens: &Screens, abilities: &Abilities, qemu: &Qemu, x: X) -
         && !is_dbus
         && screens.settings.audio.iter().any(|kind| kind == "dbus")
     {
-        return refuse(About::Domain, words::NO_DBUS_FOR_AUDIO, false);
+        return refuse(About::Domain, qemu_messages::NO_DBUS_FOR_AUDIO, false);
     }
     None
 }
@@ -253,9 +253,9 @@ fn early_display(screens: &Screens, qemu: &Qemu, x: X) -> Option<String> {
     };
     gl.then(|| {
         if qemu.has(NO_OPENGL_NAMES_DISPLAY) {
-            words::filled(words::NO_OPENGL_IN_BACKEND, name)
+            qemu_messages::filled(qemu_messages::NO_OPENGL_IN_BACKEND, name)
         } else {
-            words::NO_OPENGL_IN_DISPLAY.into()
+            qemu_messages::NO_OPENGL_IN_DISPLAY.into()
         }
     })
 }
@@ -291,22 +291,22 @@ fn card_refusal(cards: &[Card], earlier: &[&[Card]], qemu: &Qemu, opengl: bool) 
     let mut is_second = earlier.iter().copied().flatten().any(|card| card.gl);
     cards.iter().find_map(|card| {
         if card.gl && std::mem::replace(&mut is_second, true) {
-            return refuse(About::Domain, words::SECOND_3D_CARD, true);
+            return refuse(About::Domain, qemu_messages::SECOND_3D_CARD, true);
         }
         if card.gl && !opengl {
             let words = match qemu.has(NO_OPENGL_SAID_AT_LENGTH) {
-                true => words::NO_OPENGL_AT_LENGTH,
-                false => words::NO_OPENGL,
+                true => qemu_messages::NO_OPENGL_AT_LENGTH,
+                false => qemu_messages::NO_OPENGL,
             };
             return refuse(About::Domain, words, true);
         }
         let is_blob = card.settings.blob == Some(Switch::On);
         if card.gl && is_blob && !qemu.has(BLOB_WITH_VIRGL) {
-            return refuse(About::Domain, words::BLOB_AND_VIRGL, false);
+            return refuse(About::Domain, qemu_messages::BLOB_AND_VIRGL, false);
         }
         let is_virtio = card.model.as_deref() == Some("virtio");
         let has_too_many = is_virtio && card.settings.heads > MOST_HEADS;
-        refuse(About::Domain, words::TOO_MANY_HEADS, true).filter(|_| has_too_many)
+        refuse(About::Domain, qemu_messages::TOO_MANY_HEADS, true).filter(|_| has_too_many)
     })
 }
 
@@ -353,7 +353,7 @@ fn device(
         })
         .or_else(|| {
             let is_twice = once.ramfb && screens.cards_after.iter().any(is_ramfb);
-            refuse(About::Domain, words::RAMFB_TWICE, false).filter(|_| is_twice)
+            refuse(About::Domain, qemu_messages::RAMFB_TWICE, false).filter(|_| is_twice)
         })
 }
 
@@ -379,7 +379,7 @@ fn vfio_device(
         // libvirt passes the attribute display on, although these devices have no such property.
         let has_none = matches!(vgpu.model.as_str(), "vfio-ap" | "vfio-ccw");
         let property = format!("{}.display", vgpu.model);
-        let words = words::filled(words::PROPERTY_NOT_FOUND, &property);
+        let words = qemu_messages::filled(qemu_messages::PROPERTY_NOT_FOUND, &property);
         return (has_none && vgpu.says_display).then_some((words, true));
     }
     let takes_ramfb = libvirt.takes_display(vgpu.id);
@@ -387,20 +387,20 @@ fn vfio_device(
     // QEMU sets properties from -global first (hw/core/qdev.c, `device_post_init`).
     if lacks_ramfb && let Some(value) = vgpu.globals.get("ramfb") {
         let global = format!("can't apply global vfio-pci.ramfb={}: ", told(value));
-        return Some((global + words::RAMFB_NOT_FOUND, true));
+        return Some((global + qemu_messages::RAMFB_NOT_FOUND, true));
     }
     let mistyped = vgpu
         .mistyped
         .iter()
         .map(|(name, words)| (name.as_str(), words.as_str(), false));
-    let unknown = lacks_ramfb.then_some(("ramfb", words::RAMFB_NOT_FOUND, true));
+    let unknown = lacks_ramfb.then_some(("ramfb", qemu_messages::RAMFB_NOT_FOUND, true));
     let wrong = unknown.into_iter().chain(mistyped);
     if let Some((_, words, always)) = wrong.min_by_key(|(name, ..)| properties::place(name)) {
         return say(words, always);
     }
     // The kernel's driver opens the device before QEMU asks the device for anything.
     if screens.without_kvm && vgpu.known.finding.facts.kvm {
-        return say(words::NEEDS_KVM, true);
+        return say(qemu_messages::NEEDS_KVM, true);
     }
     // hw/vfio/igd.c: the OpRegion is requested, and the region does not exist
     let opregion = vgpu.switch("x-igd-opregion");
@@ -415,32 +415,32 @@ fn vfio_device(
         && vgpu.has_opregion() == Some(true)
         && std::mem::replace(&mut once.opregion, true)
     {
-        return say(words::OPREGION_TWICE, true);
+        return say(qemu_messages::OPREGION_TWICE, true);
     }
     let on = shows(vgpu, libvirt);
     let ramfb = vgpu.says_ramfb(takes_ramfb) && vgpu.ramfb;
     if on && found == Found::Nothing {
-        return say(words::NO_DISPLAY, true);
+        return say(qemu_messages::NO_DISPLAY, true);
     }
     if on && found == Found::Dmabuf && !opengl {
-        return say(words::DMABUF_NEEDS_OPENGL, true);
+        return say(qemu_messages::DMABUF_NEEDS_OPENGL, true);
     }
     if on && ramfb && !screens.has_fw_cfg_dma {
-        return say(words::RAMFB_NEEDS_FW_CFG, true);
+        return say(qemu_messages::RAMFB_NEEDS_FW_CFG, true);
     }
     if on && ramfb && std::mem::replace(&mut once.ramfb, true) {
-        return say(words::RAMFB_TWICE, true);
+        return say(qemu_messages::RAMFB_TWICE, true);
     }
     if ramfb && !on {
-        return say(words::RAMFB_NEEDS_DISPLAY, true);
+        return say(qemu_messages::RAMFB_NEEDS_DISPLAY, true);
     }
     let is_set = |name| vgpu.said(name).is_some_and(|value| value != "0");
     if is_set("xres") || is_set("yres") {
         if !on {
-            return say(words::MODES_NEED_DISPLAY, true);
+            return say(qemu_messages::MODES_NEED_DISPLAY, true);
         }
         if found == Found::Region || vgpu.has_edid() == Some(false) {
-            return say(words::MODES_NEED_EDID, true);
+            return say(qemu_messages::MODES_NEED_EDID, true);
         }
     }
     None
