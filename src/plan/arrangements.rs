@@ -279,10 +279,10 @@ fn reason(
         }
         Action::ListenNone { .. } => match loss(&screens.frontends, action) {
             Some(_) => {
-                "this QEMU has spice with OpenGL on this host only; it could be reached over the network, and you agreed to lose that"
+                "with OpenGL, this QEMU shows spice on this host only; viewers on other hosts lose it, and you agreed to that"
             }
             None => {
-                "this QEMU has spice with OpenGL on this host only; it listened on loopback, so viewers on this host still see it (virt-viewer --attach, virt-manager); a virt-manager on another machine, which came over ssh, does not"
+                "with OpenGL, this QEMU shows spice on this host only; viewers on this host still work (virt-viewer --attach, virt-manager), but a virt-manager that connects from another host over ssh does not"
             }
         }
         .into(),
@@ -293,7 +293,7 @@ fn reason(
         Action::RemoveGraphics {
             graphics: GraphicsType::EglHeadless,
         } if then.frontends.iter().any(|f| f.gl) => {
-            "other graphics of the domain have OpenGL, and QEMU allows only one of these".into()
+            "other graphics of the domain have OpenGL, and QEMU allows only one with OpenGL".into()
         }
         Action::RemoveGraphics {
             graphics: GraphicsType::EglHeadless,

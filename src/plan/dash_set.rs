@@ -50,7 +50,7 @@ impl Planner<'_, '_, '_> {
                 continue;
             }
             let reason = format!(
-                "QEMU refuses it with \"{}\", as libvirt describes devices in JSON",
+                "QEMU refuses it with \"{}\", because libvirt describes devices in JSON",
                 qemu_messages::filled(qemu_messages::NO_SUCH_DEVICE, &setting.id)
             );
             for Setting { text, .. } in same {

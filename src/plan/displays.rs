@@ -123,7 +123,7 @@ impl Planner<'_, '_, '_> {
         let vgpu = &self.screens.vgpus[place];
         let id = vgpu.id;
         let text = format!(
-            "it has a display ({}), which is off: {}",
+            "its display ({}) is off: {}",
             display_words(vgpu),
             self.without_it()
         );
@@ -191,7 +191,7 @@ impl Planner<'_, '_, '_> {
                     full(self.policy.trust_rules),
                 )
             };
-            let text = format!("it has a display ({words}), which is off: {why}");
+            let text = format!("its display ({words}) is off: {why}");
             self.off(id, text, vec![fix]);
             return;
         }

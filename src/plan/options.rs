@@ -201,24 +201,24 @@ impl Planner<'_, '_, '_> {
                 _ if matches!(device, DeviceId::Pci(_)) => self.note(
                     Level::Info,
                     About::Device(device),
-                    format!("the guest is Windows, and the GPU has an OpRegion{known}, which QEMU before {} passes on only if told to. A monitor on the GPU's own connector needs the OpRegion; without a monitor the guest is better off without it", OPREGION_BY_DEFAULT.since()),
+                    format!("the guest is Windows, and the GPU has an OpRegion{known}, which QEMU before {} passes on only with x-igd-opregion. A monitor on the GPU's own connector needs the OpRegion; without a monitor the guest is better off without it", OPREGION_BY_DEFAULT.since()),
                     &["set x-igd-opregion=true in qemu:override if a monitor hangs on the GPU"],
                 ),
                 Some(false) if self.notes.iter().any(|note| note.text.contains(OPREGION)) => {}
                 Some(false) if reads_override(self.abilities) == Some(false) => self.note(
                     Level::Warn,
                     About::Device(device),
-                    format!("the guest is Windows, whose driver wants the OpRegion{known}, and libvirt before {} has no qemu:override to pass it on", OVERRIDE.since()),
+                    format!("the guest is Windows, whose driver needs the OpRegion{known}, and libvirt before {} has no qemu:override that could ask QEMU for it", OVERRIDE.since()),
                     &["set it by -set device.hostdevN.x-igd-opregion=on in qemu:commandline, if this QEMU finds the device"],
                 ),
                 Some(false) => {
-                    let reason = format!("the guest is Windows, whose driver wants the OpRegion{known}, and QEMU before {} passes it on only if told to", OPREGION_BY_DEFAULT.since());
+                    let reason = format!("the guest is Windows, whose driver needs the OpRegion{known}, and QEMU before {} passes it on only with this property", OPREGION_BY_DEFAULT.since());
                     self.set_property(place, OPREGION, "true", reason);
                 }
                 None => self.note(
                     Level::Warn,
                     About::Device(device),
-                    "the guest is Windows, whose driver wants the OpRegion; whether QEMU must be told is not known, as its version is not",
+                    "the guest is Windows, whose driver needs the OpRegion; gfxplane doesn't know whether this QEMU passes it on by itself, because it doesn't know its version",
                     &["name the version with --qemu"],
                 ),
             }

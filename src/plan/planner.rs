@@ -178,7 +178,8 @@ impl<'p, 'd, 'a> Planner<'p, 'd, 'a> {
                 Action::SetProperty { device, .. } if named.insert(*device) => {
                     let hostdev = hostdevs.get(device);
                     if hostdev.is_some_and(|hostdev| !hostdev.has_user_alias()) {
-                        change.reason += "; the hostdev gets an alias of its own, by which qemu:override finds it";
+                        change.reason +=
+                            "; the hostdev gets an alias, so that qemu:override finds it";
                     }
                 }
                 Action::ListenNone { graphics } => {

@@ -230,17 +230,17 @@ impl Planner<'_, '_, '_> {
                 None => continue,
                 Some(GpuPart::Whole) => {
                     format!(
-                        "the guest has the whole GPU: its picture goes to the GPU's own connectors{viewer}"
+                        "the guest has the whole GPU, so its picture goes to the GPU's own connectors{viewer}"
                     )
                 }
                 Some(GpuPart::Function) => {
                     format!(
-                        "this virtual function has no display: its picture is shown nowhere{viewer}"
+                        "this virtual function has no display, so its picture is shown nowhere{viewer}"
                     )
                 }
             };
             let text = format!(
-                "{text}; a server in the guest shows it elsewhere: RDP, Sunshine, Looking Glass"
+                "{text}; to see the picture elsewhere, run RDP, Sunshine or Looking Glass in the guest"
             );
             self.note(Level::Info, About::Device(vgpu.id), text, &[]);
         }

@@ -303,7 +303,7 @@ impl Danger {
             DangerKind::ViewerEndsGuest => return None,
             DangerKind::NoMmap => {
                 return Some((
-                    "QEMU crashes when it first draws this device's screen, as x-no-mmap=on keeps it from mapping the screen's memory".into(),
+                    "QEMU crashes when it first draws this device's screen, because x-no-mmap=on keeps QEMU from mapping the screen's memory".into(),
                     "remove x-no-mmap=on from the domain's -set, -global or qemu:override".into(),
                 ));
             }
