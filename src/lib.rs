@@ -18,7 +18,7 @@
 //!
 //! The first five are pure: values in, values out.
 //!
-//! What this library does not do: it never asks a device for its real plane (only the PROBE form
+//! This library has three limits: it never asks a device for its real plane (only the PROBE form
 //! of the query), never resets one, and never opens one that somebody else holds.
 
 pub mod cli;

@@ -92,9 +92,9 @@ pub(crate) enum Tell {
     /// The displays of all of the domain's devices that have `display='on'`, if the message names
     /// no device.
     Displays,
-    /// Whether the device has an OpRegion.
+    /// The statement whether the device has an OpRegion.
     Opregion,
-    /// Whether the device is active now.
+    /// The statement whether the device is active now.
     Active,
     /// The render node of the GPU behind the device.
     RenderNode,

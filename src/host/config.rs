@@ -45,7 +45,7 @@ pub enum RetryStart {
     Persistent,
 }
 
-/// Who makes mdevctl's link to our callout, through which libvirt learns displays.
+/// The maker of mdevctl's link to our callout, through which libvirt learns displays.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum CalloutLink {

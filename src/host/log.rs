@@ -22,7 +22,7 @@ pub struct Entry {
     /// The domain's UUID, if it is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub uuid: Option<Uuid>,
-    /// What happened to the domain.
+    /// The event.
     pub what: What,
     /// The part of gfxplane that acted.
     pub by: By,
@@ -47,7 +47,7 @@ pub struct Said {
     pub device: Option<String>,
 }
 
-/// What happened to a domain.
+/// An event in the life of a domain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum What {

@@ -131,7 +131,7 @@ impl fmt::Display for Warning {
     }
 }
 
-/// Whether a link at the end of a path was followed.
+/// The treatment of a link at the end of a path: followed or not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Last {
     /// No: only the link itself was read.

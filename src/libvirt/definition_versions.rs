@@ -74,7 +74,7 @@ pub(crate) enum Version {
     Undefined,
 }
 
-/// What was in place when our definition replaced it.
+/// The definition that was in place when ours replaced it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Replaced {
     /// The definition that we had read.

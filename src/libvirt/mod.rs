@@ -48,7 +48,7 @@ pub struct User {
     pub devices: Vec<DeviceId>,
 }
 
-/// Whether libvirt and QEMU accept a domain.
+/// The outcome of a start: libvirt and QEMU accept the domain, or refuse it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Start {
     /// libvirt and QEMU accept the domain.
@@ -282,7 +282,7 @@ pub trait Libvirt: fmt::Debug + Send + Sync {
     }
 }
 
-/// What a user whose program lacks libvirt can do.
+/// The advice to a user whose program lacks libvirt.
 const NEEDED: &str = "install one that has it";
 
 /// Replaces a definition that the caller has just read with its passwords. libvirt checks `xml`

@@ -3,8 +3,9 @@
 //!
 //! A start has stages ([`Stage`]). Each has its part here, in the order of the real checks:
 //! libvirt's checks of a definition and a start, and its handling of the host's devices
-//! ([`libvirt`]); then QEMU ([`qemu`]). One table has the differences between versions
-//! ([`versions`]). The predictions were checked in a virtual machine (`tests/vm/matrix.py`).
+//! ([`libvirt_checks`]); then QEMU ([`qemu_checks`]). One table has the differences between
+//! versions ([`versions`]). The predictions were checked in a virtual machine
+//! (`tests/vm/matrix.py`).
 //!
 //! If a fact is not known (a version, the display of a device), every possibility is tried. If all
 //! have the same outcome, this is the answer. If not, the answer is a doubt, never a guess. A doubt
@@ -412,8 +413,8 @@ impl Prediction {
 }
 
 /// Predicts whether the domain starts, which graphics show its screens, and the dangers. Assumes
-/// that the host has KVM and the devices; [`libvirt::host`] predicts the refusals of a host without
-/// them.
+/// that the host has KVM and the devices; [`libvirt_checks::host`] predicts the refusals of a host
+/// without them.
 pub fn predict(screens: &Screens, abilities: &Abilities) -> Prediction {
     let libvirts = Libvirt::possible(abilities);
     let qemus = Qemu::possible(abilities);

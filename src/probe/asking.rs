@@ -39,7 +39,7 @@ pub struct Outcome {
     pub answer: Answer,
     /// True if the answer came from the record, and the device was left alone.
     pub from_record: bool,
-    /// Whether the stored record changed; `None` if none was stored.
+    /// The effect on the stored record; `None` if none was stored.
     pub written: Option<Written>,
     /// The reason why the device was not opened or the record not kept.
     pub note: Option<String>,

@@ -41,7 +41,7 @@ pub struct DeviceEntry {
     pub bus: &'static str,
     /// libvirt's name of the device as a node device.
     pub nodedev: String,
-    /// Whether the device is active or only defined.
+    /// The device's state: active, or only defined.
     pub state: State,
     /// True if mdevctl has a definition of the device, active or not.
     pub defined: bool,
@@ -83,7 +83,7 @@ pub struct DeviceEntry {
     /// The name of the rule that applies to the device, if one does.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rule: Option<String>,
-    /// Whether the rules let gfxplane open the device.
+    /// The permission by the rules to open the device.
     pub open: Open,
 }
 

@@ -59,7 +59,7 @@ impl From<Level> for Verdict {
     }
 }
 
-/// Whether a host is this machine or a recording, and which facts the recording has.
+/// The kind of a host: this machine, or a recording with or without all facts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Recording {
     /// The host is this machine.
