@@ -44,9 +44,12 @@ fn keys<'d, 'a>(hostdev: Element<'d, 'a>) -> Vec<String> {
             let id = |name| number(source.child(name), "id");
             let bus = format!("usb at {}", at(&["bus", "device"]));
             let ids = format!("usb {:04x}:{:04x}", id("vendor"), id("product"));
+            let port = text(address, "port");
             let has_address = number(address, "bus") != 0 && number(address, "device") != 0;
             return if has_address {
                 vec![bus, ids]
+            } else if !port.is_empty() {
+                vec![format!("usb port {}:{port}", number(address, "bus")), ids]
             } else {
                 vec![ids, bus]
             };
