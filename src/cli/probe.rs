@@ -437,10 +437,11 @@ mod tests {
                 "unknown (in-use), step group: EBUSY; stop the guest that uses it, or run gfxplane learn DOMAIN",
             ),
         ] {
-            let answer = Answer {
+            let mut answer = Answer {
                 errno: Some(errno.into()),
                 ..Answer::none(reason, step)
             };
+            answer.facts.kvm = true;
             let row = row_of(&answer);
             assert_eq!(sentence(&row), format!("{}: {told}", row.id));
             assert_eq!(end(&[row]).unwrap(), End::Refused);

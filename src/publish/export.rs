@@ -216,7 +216,7 @@ pub(crate) fn said(facts: &Facts) -> String {
     if let Some(opregion) = facts.opregion {
         let _ = write!(words, ", OpRegion of {} bytes", opregion.size);
     }
-    if facts.kvm {
+    if facts.kvm && facts.display.is_answer() {
         words.push_str(", opened with a VM");
     }
     words
