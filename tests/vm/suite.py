@@ -233,12 +233,12 @@ def test_node_device_xml():
 
 
 def processes(*words):
-    """The directories in /proc of those that run with these arguments."""
+    """The directories in /proc of those whose arguments begin with these."""
     wanted = "".join(f"{word}\0" for word in words).encode()
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
-            if (process / "cmdline").read_bytes() == wanted:
+            if (process / "cmdline").read_bytes().startswith(wanted):
                 found.append(process)
         except OSError:
             pass
@@ -246,9 +246,9 @@ def processes(*words):
 
 
 def left_behind(device):
-    """udev's prober asks in a copy of itself. It hangs in the driver, with the device's lock, and holds
-    nothing of udev's."""
-    [pid] = processes("/usr/bin/gfxplane-probe", "--udev", device)
+    """udev's prober asks by a child. The child hangs in the driver, with the device's lock, and holds nothing of
+    udev's."""
+    [pid] = processes("/usr/bin/gfxplane-probe", "--child", device)
     equal((pid / "stat").read_text().rsplit(")")[1].split()[0], "D")
     files = {int(file.name): os.readlink(file) for file in (pid / "fd").iterdir()}
     equal(files.pop(0), "/dev/null")
