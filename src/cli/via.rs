@@ -252,13 +252,18 @@ impl Asker<'_> {
                 Err(Failure::Environment(problem).into())
             }
             Ok(Start::Refused(message)) => Ok(self.keep(id, circumstances, Some(&message))),
-            Err(NotTried::Gone(why)) => Ok(unknown(Reason::Vanished, Step::Open, why)),
+            Err(NotTried::Gone(why)) => Ok(unknown(
+                Reason::Vanished,
+                Step::Open,
+                why.replace('\n', "; "),
+            )),
             Err(error @ NotTried::Start(_)) => {
                 Ok(unknown(Reason::InUse, Step::Lock, error.to_string()))
             }
-            Err(NotTried::InUse(why) | NotTried::Ours(why)) => {
-                Ok(unknown(Reason::InUse, Step::Open, why))
+            Err(NotTried::InUse(why)) => {
+                Ok(unknown(Reason::InUse, Step::Open, why.replace('\n', "; ")))
             }
+            Err(NotTried::Ours(why)) => Ok(unknown(Reason::InUse, Step::Lock, why)),
             Err(NotTried::Late(why)) => Ok(unknown(Reason::TimedOut, Step::Open, why)),
             Err(error) => Err(Failure::from(error).into()),
         }

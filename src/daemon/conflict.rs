@@ -22,13 +22,16 @@ fn definition(uuid: Uuid, text: &str) -> Definition {
     }
 }
 
-/// Returns whether undefining the domain was the first of the changes that were `seen`, and the
-/// only undefining; also true if none was seen. It then removed our definition, and a definition
+/// Returns whether undefining the domain was the first of the changes that were `seen`, and only
+/// definitions follow; also true if none was seen. It then removed our definition, and a definition
 /// that somebody made afterwards is still there.
 fn was_first(seen: &[Version]) -> bool {
     match seen {
         [] => true,
-        [first, later @ ..] => *first == Version::Undefined && !later.contains(&Version::Undefined),
+        [first, later @ ..] => {
+            let is_text = |version| matches!(version, &Version::Text(_));
+            *first == Version::Undefined && later.iter().all(is_text)
+        }
     }
 }
 

@@ -128,7 +128,7 @@ pub fn take(root: &Root, warnings: &mut Vec<Warning>) -> Vec<Request> {
         let is_file = entry.file_type().is_ok_and(|kind| kind.is_file());
         let request = entry.file_name().to_str().and_then(Request::parse);
         let Some(mut request) = request.filter(|_| is_file) else {
-            let problem = "ignored: it is not a request of the qemu hook";
+            let problem = "ignored: it is not a request of the qemu hook; remove it";
             warnings.push(Warning::new(path, problem));
             continue;
         };

@@ -27,12 +27,14 @@ pub fn rewrite(path: &Path, old: &str, new: &str) -> io::Result<()> {
 
 /// Writes a text over another. If the old text is longer, newlines replace the rest of it before
 /// the file is cut off. So nobody reads a mixture of the two, not even if we are killed in between.
+/// A loss of power before the text is on the disk may leave neither.
 fn fill(file: &mut File, text: &str) -> io::Result<()> {
     let length = usize::try_from(file.metadata()?.len()).unwrap_or_default();
     let mut whole = text.to_owned();
     whole.extend(std::iter::repeat_n('\n', length.saturating_sub(text.len())));
     file.seek(SeekFrom::Start(0))?;
     file.write_all(whole.as_bytes())?;
+    file.sync_data()?;
     file.set_len(text.len() as u64)
 }
 

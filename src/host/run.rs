@@ -107,8 +107,8 @@ pub fn read_type(root: &Root, type_id: &str, warnings: &mut Vec<Warning>) -> Opt
 /// parent. A record whose evidence is QEMU is neither published nor kept for the type: the trees
 /// show only what was measured.
 ///
-/// The record is written last, so that after a failure the next probe's record counts as new and is
-/// published.
+/// The trees are published even if the record is the same, so that they are right again after an
+/// earlier failure.
 ///
 /// # Errors
 /// Any error of the file system; [`io::ErrorKind::InvalidData`] if `/run/gfxplane` exists but can't
@@ -124,10 +124,10 @@ pub fn write_record(root: &Root, record: &Record, parent: Option<&str>) -> io::R
     if old.as_ref().is_some_and(|old| !record.supersedes(old)) {
         return Ok(Written::Kept);
     }
+    if record.qemu.is_none() {
+        publish_record(root, record, parent)?;
+    }
     if old.as_ref() != Some(record) {
-        if record.qemu.is_none() {
-            publish_record(root, record, parent)?;
-        }
         replace(&directory, &path, record.to_text().as_bytes())?;
     }
     let same = old.is_some_and(|old| old.facts == record.facts && old.step == record.step);

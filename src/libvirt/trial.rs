@@ -146,7 +146,11 @@ pub(crate) enum NotTried {
 
 impl From<NotTried> for Failure {
     fn from(error: NotTried) -> Self {
-        Failure::Environment(error.to_string())
+        let again = match error {
+            NotTried::Start(_) => ": try again later",
+            _ => "",
+        };
+        Failure::Environment(format!("{error}{again}"))
     }
 }
 
@@ -314,10 +318,10 @@ impl<'c> SmallCopy<'c> {
             Start::Refused(message) => match said::about(message) {
                 said::Answers::TheDomain => Ok(start),
                 said::Answers::InUse => Err(NotTried::InUse(format!(
-                    "a device of the domain is in use, so nothing can be tried: {message}"
+                    "a device is in use, so nothing can be tried: {message}"
                 ))),
                 said::Answers::Gone => Err(NotTried::Gone(format!(
-                    "a device of the domain has gone meanwhile: {message}"
+                    "a device has gone meanwhile: {message}"
                 ))),
             },
             Start::Starts => Ok(start),

@@ -1,6 +1,6 @@
 //! Makes a plan step by step, in a fixed order, and has the functions that several steps use. The
 //! steps themselves are in the modules [`super::dash_set`], [`super::displays`],
-//! [`super::graphics`], [`super::options`] and [`super::remarks`].
+//! [`super::graphics_and_video`], [`super::options`] and [`super::remarks`].
 
 use std::collections::{HashMap, HashSet};
 

@@ -64,7 +64,8 @@ impl Pattern {
         pattern.parse().expect("it has no wildcards")
     }
 
-    fn is_match(&self, value: &str) -> bool {
+    /// Returns whether the whole value matches.
+    pub(super) fn is_match(&self, value: &str) -> bool {
         let pattern = self.glob.glob();
         let (start, rest) = pattern.split_at(self.literal);
         match rest {

@@ -19,6 +19,30 @@ fn every_file_of_rules_is_built_in() {
     assert_eq!(files, built_in);
 }
 
+/// Patterns with a wildcard at their end alone are compared without globset.
+#[test]
+fn patterns_match_as_globs_do() {
+    for (pattern, value, matches) in [
+        ("a*", "a", true),
+        ("a*", "ab", true),
+        ("a*", "b", false),
+        ("*", "", true),
+        ("a", "a", true),
+        ("a", "ab", false),
+        ("", "", true),
+        ("a*b", "ab", true),
+        ("a*b", "a", false),
+        ("a?", "a", false),
+        ("a[bc]", "ac", true),
+        ("a{b,c}*", "acd", true),
+        (r"a\*", "a*", true),
+        (r"a\*", "ab", false),
+    ] {
+        let pattern: Pattern = pattern.parse().unwrap();
+        assert_eq!(pattern.is_match(value), matches, "{pattern:?} {value}");
+    }
+}
+
 #[test]
 fn the_built_in_rules() {
     let rules = Rules::built_in();
