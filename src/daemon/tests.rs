@@ -54,6 +54,8 @@ struct Fake {
     trial: Mutex<Option<String>>,
     /// The copies that were started.
     tried: Mutex<Vec<String>>,
+    /// Runs while the next copy starts, which is then given up.
+    while_tried: Mutex<Option<Box<dyn FnOnce() + Send>>>,
     /// The domains that run.
     users: Mutex<Vec<User>>,
     /// True if libvirt has not listed its devices yet, and does not answer.
@@ -265,8 +267,14 @@ impl Libvirt for Arc<Fake> {
         Ok(self.users.lock().unwrap().clone())
     }
 
-    fn start(&self, xml: &str, uuid: Uuid, _is_over: &dyn Fn() -> bool) -> Result<Start, Failure> {
+    fn start(&self, xml: &str, uuid: Uuid, is_over: &dyn Fn() -> bool) -> Result<Start, Failure> {
         self.tried.lock().unwrap().push(xml.into());
+        assert!(!is_over());
+        if let Some(meanwhile) = self.while_tried.lock().unwrap().take() {
+            meanwhile();
+            assert!(is_over(), "nobody gives the copy up");
+            return Err(Failure::Environment("destroyed".into()));
+        }
         self.report_of(uuid, Happened::Started);
         self.report_of(uuid, Happened::Stopped);
         let refusal = self.trial.lock().unwrap().clone();

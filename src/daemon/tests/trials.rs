@@ -146,3 +146,15 @@ fn trials_of_its_own_do_not_wake_the_daemon() {
         "nobody has looked at it"
     );
 }
+
+#[test]
+fn a_domain_that_starts_meanwhile_comes_first() {
+    let host = Host::new();
+    let (root, id) = (host.context.root.clone(), DMABUF.parse().unwrap());
+    let mark = move || requests::mark_start(&root, id).unwrap();
+    *host.libvirt.while_tried.lock().unwrap() = Some(Box::new(mark));
+    let daemon = host.having(&unmeasured());
+    assert_eq!((host.libvirt.xml(), tried(&host)), (unmeasured(), 1));
+    // Nothing is said of the domain, and it is looked at again.
+    assert!(entries(&daemon).is_empty() && !daemon.later.is_empty());
+}
