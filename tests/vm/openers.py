@@ -538,7 +538,8 @@ def cdev_a_domain_with_arguments():
 
 NEEDS_LIBVIRT_12 = [cdev_a_domain, cdev_a_domain_with_a_pci_device, cdev_a_domain_with_arguments]
 TESTS = [(name, test, 0) for name, test in list(globals().items()) if name.startswith("test_")]
-if CDEV:
+# QEMU has the object iommufd since 8.2.
+if CDEV and version("qemu-system-x86_64 --version") >= (8, 2):
     TESTS.append(("cdev_a_qemu", cdev_a_qemu, 0))
     if version("virsh --version") >= (12, 0):
         TESTS += [(test.__name__, test, 0) for test in NEEDS_LIBVIRT_12]
