@@ -111,7 +111,7 @@ fn a_damaged_record_has_no_time() {
     assert!(!export().contains(&sample));
 }
 
-/// What the daemon has written is copied to where the settings say, and nowhere else.
+/// `export copies` copies the daemon's files to the paths in the settings, and nowhere else.
 #[test]
 fn a_copy_of_what_the_daemon_has_written() {
     let alone = Alone::new();

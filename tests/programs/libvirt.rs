@@ -69,7 +69,7 @@ fn through_libvirt() {
     );
 }
 
-/// Who has the device that a message names, and what a domain is called in the fixes.
+/// explain finds the domain that has the message's device, and names it in the fixes.
 #[cfg(feature = "libvirt")]
 #[test]
 fn a_message_is_about_one_domain() {
@@ -162,7 +162,7 @@ fn verify_does_not_try_what_it_cannot() {
     ends(&verify("<domain type='qemu'", &[]), 1, "line 1");
 }
 
-/// What is given to libvirt is as valid as what it was made of.
+/// The small copy of a valid domain is valid.
 #[test]
 fn reduced_domains_are_valid() {
     let cases = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixup");

@@ -1,8 +1,8 @@
-//! What the programs print, and what they do if it can't be printed.
+//! The programs' output, and their end if it can't be written.
 
 use super::*;
 
-/// What filters the text of others lets the colours of a page through.
+/// The filter for texts of others lets the colours of a page through.
 #[test]
 fn pages_have_colours() {
     let root = lab();
@@ -103,7 +103,7 @@ fn json_has_a_format() {
     }
 }
 
-/// What somebody could have put into a domain that is sent to an administrator.
+/// Returns a domain as somebody could make it to harm an administrator who reads it.
 fn hostile_domain(emulator: &str) -> String {
     // A control sequence in C1, right to left, no width, a line separator, DEL.
     const HARMFUL: &str = "a\u{9b}31mb\u{202e}c\u{200b}d\u{2028}e\u{7f}f";
